@@ -1,0 +1,80 @@
+"""Named parts: what exists, its version, and the closest name when somebody mistypes one.
+
+The registries themselves stand here, so that a config can check a name without importing the room
+that fills the registry. Importing `kdlib` fills them all.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """The tail of an error message: the closest known name, else all of them.
+
+    >>> suggest("lrr", ["lr", "epochs"])
+    "did you mean 'lr'?"
+    >>> suggest("zzz", ["lr", "epochs"])
+    'known: epochs, lr'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named part. `version` rises when a change of its code changes numbers: rows made with
+    another version are stale. `facts` holds what the registering room wants known about it."""
+
+    name: str
+    build: Callable[..., Any]
+    version: int = 1
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Registry:
+    """A dictionary of named parts of one kind, filled by decorators.
+
+    >>> SHAPES = Registry("shape")
+    >>> @SHAPES.register("disc", sides=0)
+    ... def disc(): ...
+    >>> SHAPES["disc"].facts["sides"]
+    0
+    >>> SHAPES["disk"]
+    Traceback (most recent call last):
+    LookupError: unknown shape 'disk', did you mean 'disc'?
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, version: int = 1, **facts: Any) -> Callable:
+        """Decorator: file a function or class under `name`. A name taken twice is a ValueError."""
+
+        def file(build: Callable) -> Callable:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = Entry(name, build, version, facts)
+            return build
+
+        return file
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise LookupError(f"unknown {self.kind} {name!r}, {suggest(name, self._entries)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        """Every registered name, in the order of registration."""
+        return list(self._entries)
+
+
+LABEL_LOSSES = Registry("label loss")
+TERMS = Registry("KD method")
+MODELS = Registry("model")
