@@ -1,0 +1,122 @@
+"""Sets by name: which are known, where they are looked for and what proves them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.data import sources
+from kdlib.data.records import ImageSet, check_name, from_arrays
+from kdlib.registry import suggest
+
+FINGERPRINTS = {  # native size, canonical order: by (label, sha256 of the pixels)
+    ("digits", "train"): "c5799f8494de67e6a882ff2b8e1b013be311d0bc9492b77a7bdcba86a0e8a939",
+    ("digits", "test"): "922d7645483d8754b61cd3129389e926eff40a725a350285e68a355645c52448",
+    ("mnist", "train"): "b6de67243e940fa9f2327219c655bb424baddb4362e6fa55a826bac7447a9051",
+    ("mnist", "test"): "5e5cfb3a0f4c65879ed7758e025a1eb81971037711813cbefc739866cfd43286",
+    ("fashion_mnist", "train"): "47e44f434492e8eb026e749de2d54dd4a5345c2010a98e7d78be5b71a142f0fc",
+    ("fashion_mnist", "test"): "1e6d0a6b4683083eb27fffb91481ce947a3862871e4d798b0e4c72a5b9a7186a",
+    ("cifar10", "train"): "a81e268a1ca3ccf1cfbfa1bed691cc010f64afed1d85b1cb4e13dcee23612c68",
+    ("cifar10", "test"): "da95e18d3ada689686285abc38a974a560f158b44aa07bba7c8db040142fbf6c",
+    ("cifar100", "train"): "5145baf39cc1961884ebb54b614087025525b001611f205ae6ec0dffbc8edbfd",
+    ("cifar100", "test"): "29d1e938bb73abed72fb1b71e3de513928b024669445a2461395e1a66264ff16",
+}
+KNOWN = ("digits", *sources.TORCHVISION)
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    trust: bool = False,
+    image_size: int | None = None,
+) -> ImageSet:
+    """The set `name`: `digits` from scikit-learn, else the first found of `data_dir/name.npz`, the
+    tree `data_dir/name/{train,test}/<class>/*.png|jpg` and, for the four known sets, torchvision's
+    download, which is kept as that npz file.
+
+    data_dir: default the environment variable KDLIB_DATA, else ./data. trust: take a known name
+    whose content has another fingerprint. image_size: resize to so many pixels; a tree needs it.
+
+    Raises LookupError (unknown set; with the closest name and the folder), ValueError (damaged
+    file, other fingerprint) or OSError (known set, neither in the folder nor to be downloaded).
+
+    >>> digits = load("digits")
+    >>> digits.train_images.shape, digits.num_classes, load("digits", image_size=28).image_size
+    ((1078, 8, 8, 1), 10, 28)
+    """
+    check_name(name)
+    if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
+        raise ValueError(f"image_size must be a positive int, got {image_size!r}")
+    folder = _folder(data_dir)
+    record = _read(name, folder, image_size)
+    if not trust:
+        _verify(record, folder)
+    return record if image_size in (None, record.image_size) else _resized(record, image_size)
+
+
+def names(data_dir: str | Path | None = None) -> list[str]:
+    """The known sets, then one's own in `data_dir`: npz files and trees."""
+    folder = _folder(data_dir)
+    own = {path.stem for path in folder.glob("*.npz")}
+    own |= {path.parent.name for path in folder.glob("*/train") if path.is_dir()}
+    return [*KNOWN, *sorted(own.difference(KNOWN))]
+
+
+def save_npz(record: ImageSet, data_dir: str | Path | None = None) -> Path:
+    """Write `record` to `data_dir/name.npz`, where `load` finds it. An earlier file is replaced in
+    one step: a reader sees that one or this one, never half of it."""
+    if record.name == "digits":
+        raise ValueError("name 'digits' is always read from scikit-learn, take another one")
+    path = _folder(data_dir) / f"{record.name}.npz"
+    arrays = {key: getattr(record, key) for key in sources.KEYS}
+    if record.in_channels == 1:  # the layout has gray images as (N, H, W)
+        arrays |= {key: arrays[key][..., 0] for key in ("train_images", "test_images")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _folder(data_dir: str | Path | None) -> Path:
+    return Path(data_dir or os.environ.get("KDLIB_DATA") or "data").expanduser()
+
+
+def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
+    """The set as its first source has it: at native size but for trees, not yet verified."""
+    if name == "digits":
+        return sources.digits()
+    if (folder / f"{name}.npz").is_file():
+        return sources.from_npz(name, folder / f"{name}.npz")
+    if (folder / name / "train").is_dir():
+        return sources.from_tree(name, folder / name, image_size)
+    if name in sources.TORCHVISION:
+        record = sources.download(name, folder)
+        save_npz(record, folder)
+        return record
+    raise LookupError(
+        f"unknown set {name!r}: no {name}.npz and no {name}/train in {folder.absolute()}, "
+        f"{suggest(name, names(folder))}"
+    )
+
+
+def _verify(record: ImageSet, folder: Path) -> None:
+    for split, found in record.fingerprint.items():
+        expected = FINGERPRINTS.get((record.name, split), found)
+        if found != expected:
+            raise ValueError(
+                f"{record.name!r} in {folder.absolute()}: the {split} fingerprint is {found}, "
+                f"expected {expected} (computed from lossless copies, not from the original "
+                "archives); to use this copy: trust=True or --trust-data"
+            )
+
+
+def _resized(record: ImageSet, size: int) -> ImageSet:
+    arrays = {key: getattr(record, key) for key in sources.KEYS}
+    for key in ("train_images", "test_images"):
+        arrays[key] = np.stack([sources.resize(image, size) for image in arrays[key]])
+    return from_arrays(record.name, **arrays)
