@@ -1,0 +1,21 @@
+"""kdlib: knowledge distillation and calibration for image classifiers, measured properly."""
+
+from kdlib import _compat  # first of all: it makes torchvision importable
+from kdlib import objectives as _objectives  # fills the registries
+from kdlib.config import Params, Run, load_params, load_settings
+from kdlib.pipeline import Lab
+from kdlib.store import Store, load_student
+from kdlib.train import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Lab",
+    "Params",
+    "Run",
+    "Store",
+    "fit",
+    "load_params",
+    "load_settings",
+    "load_student",
+]

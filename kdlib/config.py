@@ -1,0 +1,312 @@
+"""What a run and a params file may say: pydantic models, YAML loading, every error by name.
+
+A `Run` is one training (or one given checkpoint) with everything that decides its numbers; its `id`
+is a function of exactly that. A `Params` is a whole params file; `kdlib.grid` expands it into runs.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from kdlib.registry import Entry, suggest
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Switches = Annotated[tuple[bool, ...], BeforeValidator(_as_tuple)]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(Strict):
+    """Random crop after zero padding by `crop` pixels on each side; random horizontal flip."""
+
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+# What a set is augmented with unless its params file says otherwise: digits are not mirrored.
+DEFAULT_AUGMENT = {"digits": Augment(crop=1), "mnist": Augment(crop=2)}
+
+
+class Recipe(Strict):
+    """How a network is optimised. lr None: 0.1 for a batch of 128, in proportion to the batch.
+
+    schedule "cosine" falls to 0 after `warmup_epochs` of linear warm-up; "step" multiplies lr by
+    `gamma` at each of `milestones` (epochs). `eval_every`: epochs between looks at validation.
+    """
+
+    epochs: Count = 200
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    lr: Positive | None = None
+    weight_decay: NonNegative = 5e-4
+    momentum: Fraction = 0.9
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: NonNegative = 5
+    milestones: tuple[Count, ...] = ()
+    gamma: Positive = 0.1
+    eval_every: Count = 1
+
+
+class Given(Strict):
+    """A trained network that a user brings: a model kdlib builds and a state dict for it.
+
+    checkpoint: a .safetensors file, or a torch file that loads with `weights_only=True`; sha256 is
+    filled in when the params are read, so that another file is another run.
+    preprocess: {mean, std, image_size} where the state dict does not carry it already.
+    """
+
+    model: str
+    checkpoint: str
+    sha256: str | None = None
+    classes: tuple[str, ...] | None = None
+    preprocess: dict[str, Any] | None = None
+
+
+class Execution(Strict):
+    """Where and how fast: `threads` a job, precision, compile, students trained side by side."""
+
+    device: str = "auto"
+    threads: Count = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    cohort_size: Count = 32
+
+
+class Run(Strict):
+    """One network trained on one selection of one data set, or given by the user.
+
+    objective: term name -> its options and weight, all of them explicit. teachers: the runs whose
+    networks teach this one. `labels` (the cell in the grid) and `folder` (where its results lie)
+    name the run and do not enter its id.
+    """
+
+    data: str
+    image_size: Count | None = None
+    imbalance_factor: float | None = None
+    val_fraction: Fraction | None = None
+    seed: int
+    model: str
+    given: Given | None = None
+    objective: dict[str, dict[str, Any]] = {}
+    mixup_alpha: NonNegative = 0.0
+    augment: Augment = Augment()
+    recipe: Recipe | None = None
+    precision: str = "fp32"
+    compile: bool = False
+    teachers: tuple["Run", ...] = ()
+    labels: dict[str, Any] = {}
+    folder: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers, JSON-able; a teacher is named by its id."""
+        own = self.model_dump(mode="json", exclude={"labels", "folder", "teachers"})
+        if self.given:
+            own["given"].pop("checkpoint")  # the file's content counts, not its place
+        return {**own, "teachers": [teacher.id for teacher in self.teachers]}
+
+    @cached_property
+    def id(self) -> str:
+        """The labels for people and eight hex digits of the identity for sure."""
+        slug = "-".join(self.slugs(self.labels))
+        return f"{slug}-seed{self.seed}-{fingerprint(self.identity())[:8]}"
+
+    @staticmethod
+    def slugs(labels: Mapping[str, Any]) -> list[str]:
+        """Labels as they stand in names: a switch by its key, everything else by its value.
+
+        >>> Run.slugs({"kd_method": "crd", "mixup": True}), Run.slugs({"mixup": False})
+        (['crd', 'mixup'], ['no_mixup'])
+        """
+        return [
+            ("" if value else "no_") + key if isinstance(value, bool) else str(value)
+            for key, value in labels.items()
+        ]
+
+    @cached_property
+    def stream(self) -> str:
+        """Runs of one stream see the same batches and teachers, so a cohort may share them."""
+        shared = self.model_dump(mode="json", exclude={"model", "objective", "labels", "folder"})
+        return fingerprint(shared)
+
+
+class Params(Recipe, Execution):
+    """The KD x calibration grid (notebooks 01, 02, 03): data, axes, recipe, execution.
+
+    options: method or loss name -> options that differ from the defaults; `{kd_T2: {of: kd,
+    temperature: 2}}` makes a variant under its own name. teacher_recipe: recipe keys that differ
+    for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
+    setting: the name of this grid where a file has several.
+    """
+
+    setting: str = ""
+    data: str = "digits"
+    data_dir: str | None = None
+    trust_data: bool = False
+    image_size: Count | None = None
+    imbalance_factor: Annotated[float, Field(ge=1)] | None = None
+    val_fraction: Fraction | None = None
+    augment: Augment | None = None
+    seeds: Seeds = (0,)
+    teacher_model: str | Given = "resnet8"
+    student_model: str = "resnet8_half"
+    kd_methods: Names = ("none", "kd", "crd", "rkd", "at")
+    teacher_losses: Names = ("ce", "als", "cp", "bs")
+    student_losses: Names = ("ce", "als", "cp", "bs")
+    mixup: Switches = (False, True)
+    mixup_alpha: Positive = 1.0
+    options: dict[str, dict[str, Any]] = {}
+    teacher_recipe: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, **values: Any) -> "Params":
+        """Params from a notebook's parameters; ValueError with a suggestion for an unknown name."""
+        return validate(cls, values, "parameters")
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The recipe part, with lr made explicit."""
+        values = {key: getattr(self, key) for key in Recipe.model_fields}
+        recipe = validate(Recipe, values | changes, "teacher_recipe")
+        if recipe.lr is None:
+            recipe = recipe.model_copy(update={"lr": 0.1 * recipe.batch_size / 128})
+        return recipe
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """Build a model; every error becomes one ValueError that names `where`, the key, the value."""
+    for key in values:
+        if key not in model.model_fields:
+            raise ValueError(f"{where}: unknown key {key!r}, {suggest(key, model.model_fields)}")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"])
+            lines.append(f"{path}: {item['msg'].lower()}, got {item['input']!r}")
+        raise ValueError(f"{where}: " + "; ".join(lines)) from None
+
+
+def resolve_options(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """All options of a registered part, defaults filled in from its signature, types checked."""
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(entry.build).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    for key in options:
+        if key not in known:
+            hint = suggest(key, known) if known else "it takes none"
+            raise ValueError(f"{where}: unknown option {key!r} of {entry.name!r}, {hint}")
+    resolved = {}
+    for name, parameter in known.items():
+        value = options.get(name, parameter.default)
+        try:
+            resolved[name] = TypeAdapter(parameter.annotation).validate_python(value)
+        except ValidationError:
+            kind = getattr(parameter.annotation, "__name__", parameter.annotation)
+            raise ValueError(f"{where}: {entry.name}.{name} takes {kind}, got {value!r}") from None
+    return resolved
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = [file.name for file in path.parent.glob("*.yaml")]
+        raise FileNotFoundError(f"no params file {path}, {suggest(path.name, known)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        raise ValueError(f"{path} is empty")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no mapping of keys to values, but a {type(content).__name__}")
+    return content
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both say something, `above` counts.
+
+    >>> merge({"lr": 1, "options": {"kd": {"weight": 2}}}, {"options": {"kd": {"temperature": 4}}})
+    {'lr': 1, 'options': {'kd': {'weight': 2, 'temperature': 4}}}
+    """
+    both = {
+        key: merge(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A file's common keys and its settings, those of the file it extends underneath."""
+    if path.resolve() in seen:
+        raise ValueError(f"{path} extends itself")
+    content = _read_yaml(path)
+    parent, own = content.pop("extends", None), content.pop("common", {})
+    settings = content.pop("settings", {})
+    _check_mappings(path, {"common": own, "settings": settings})
+    _check_mappings(path, settings)
+    own = merge(own, content)
+    if parent:
+        below, settings_below = _layers(path.parent / parent, (*seen, path.resolve()))
+        own, settings = merge(below, own), merge(settings_below, settings)
+    return own, settings
+
+
+def _check_mappings(path: Path, parts: Mapping[str, Any]) -> None:
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ValueError(f"{path}: {name} is no mapping of keys to values, but {part!r}")
+
+
+def load_settings(path: str | Path) -> dict[str, Params]:
+    """Every setting of a params file by name; a file without settings holds one, named "".
+
+    A file is flat, or `common:` plus `settings: {name: {...}}`; `extends: FILE` (relative to it)
+    puts another file's keys underneath. Errors: ValueError or FileNotFoundError naming the file.
+    """
+    path = Path(path)
+    common, settings = _layers(path)
+    where = {name: f"{path}, setting {name}" if name else str(path) for name in settings or [""]}
+    return {
+        name: validate(Params, merge(common, settings.get(name, {})) | {"setting": name}, place)
+        for name, place in where.items()
+    }
+
+
+def load_params(path: str | Path, setting: str | None = None) -> Params:
+    """The validated params of a file, or of one setting of a file with several."""
+    settings = load_settings(path)
+    if setting is None and len(settings) == 1:
+        return next(iter(settings.values()))
+    if setting not in settings:
+        raise ValueError(f"{path}: no setting {setting!r}, known: {', '.join(settings)}")
+    return settings[setting]

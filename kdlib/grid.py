@@ -1,0 +1,143 @@
+"""From params to runs: the KD x calibration grid, every option of every run made explicit."""
+
+import hashlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+from kdlib.config import DEFAULT_AUGMENT, Augment, Given, Params, Run, resolve_options
+from kdlib.registry import LABEL_LOSSES, TERMS, Entry, Registry, suggest
+
+NO_KD = "none"
+GIVEN = "given"
+TEACHERS, STUDENTS, STUDY = "01_teachers", "02_students", "03_calibration_study"
+
+
+def objective(params: Params, label_loss: str, kd_method: str = NO_KD) -> dict[str, dict[str, Any]]:
+    """The terms of a loss by name: the label loss, and a KD method's term where there is one.
+
+    >>> objective(Params(), "bs", "kd")
+    {'label': {'weight': 0.1, 'loss': 'bs'}, 'kd': {'weight': 0.9, 'temperature': 4.0}}
+    """
+    loss, options = _lookup(params, LABEL_LOSSES, label_loss)
+    label = {"loss": loss.name, **resolve_options(loss, options, f"options.{label_loss}")}
+    if kd_method == NO_KD:
+        return {"label": {"weight": 1.0, **label}}
+    term, options = _lookup(params, TERMS, kd_method)
+    weight, label_weight = (_weight(term, options, key) for key in ("weight", "label_weight"))
+    method = resolve_options(term, options, f"options.{kd_method}")
+    return {"label": {"weight": label_weight, **label}, term.name: {"weight": weight, **method}}
+
+
+def _lookup(params: Params, registry: Registry, name: str) -> tuple[Entry, dict[str, Any]]:
+    """A part and the options given for it; a variant names its part with `of`."""
+    options = dict(params.options.get(name, {}))
+    return registry[options.pop("of", name)], options
+
+
+def _weight(term: Entry, options: dict[str, Any], key: str) -> float:
+    value = options.pop(key, term.facts[key])
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if weight < 0:
+        raise ValueError(f"options: {key} of {term.name!r} takes a number >= 0, got {value!r}")
+    return weight
+
+
+def check_names(params: Params) -> None:
+    """Refuse an axis value or an options entry that nothing answers to."""
+    for name, options in params.options.items():
+        part = options.get("of", name)
+        if part not in TERMS and part not in LABEL_LOSSES:
+            known = TERMS.names() + LABEL_LOSSES.names()
+            raise ValueError(f"options: unknown method or loss {part!r}, {suggest(part, known)}")
+    untouched = Params.model_fields["teacher_losses"].default, (GIVEN,)
+    if isinstance(params.teacher_model, Given) and params.teacher_losses not in untouched:
+        raise ValueError(
+            f"teacher_losses: a given teacher is not trained here, so leave the key out "
+            f"or write [{GIVEN}], got {list(params.teacher_losses)}"
+        )
+
+
+def teacher_losses(params: Params) -> tuple[str, ...]:
+    """The teacher axis: the label losses teachers are trained with, or the one given teacher."""
+    return (GIVEN,) if isinstance(params.teacher_model, Given) else params.teacher_losses
+
+
+def teacher_runs(params: Params) -> list[Run]:
+    """One run a teacher: loss x mixup x seed (a given teacher: one a seed)."""
+    check_names(params)
+    if isinstance(params.teacher_model, Given):
+        return [teacher_run(params, GIVEN, False, seed) for seed in params.seeds]
+    axes = itertools.product(params.seeds, params.mixup, params.teacher_losses)
+    return [teacher_run(params, loss, mixup, seed) for seed, mixup, loss in axes]
+
+
+def teacher_run(params: Params, loss: str, mixup: bool, seed: int) -> Run:
+    """The run of one teacher."""
+    base = _base(params, seed, TEACHERS)
+    if isinstance(params.teacher_model, Given):
+        given = with_hash(params.teacher_model)
+        labels = {"role": "teacher", "teacher_loss": GIVEN}
+        return Run(**base, model=given.model, given=given, labels=labels)
+    return Run(
+        **base,
+        model=params.teacher_model,
+        objective=objective(params, loss),
+        mixup_alpha=params.mixup_alpha if mixup else 0.0,
+        recipe=params.recipe(**params.teacher_recipe),
+        labels={"role": "teacher", "teacher_loss": loss, "mixup": mixup},
+    )
+
+
+def student_runs(params: Params) -> list[Run]:
+    """One run a student: those without a teacher, then KD method x student loss for each teacher,
+    all of it for each seed and mixup setting, so that runs of one stream stand together."""
+    check_names(params)
+    methods = [method for method in params.kd_methods if method != NO_KD]
+    pairs = [(NO_KD, NO_KD)] * (NO_KD in params.kd_methods)
+    pairs += itertools.product(teacher_losses(params), methods)
+    axes = itertools.product(params.seeds, params.mixup, pairs, params.student_losses)
+    return [
+        _student_run(params, method, teacher, loss, mixup, seed)
+        for seed, mixup, (teacher, method), loss in axes
+    ]
+
+
+def _student_run(
+    params: Params, method: str, teacher: str, loss: str, mixup: bool, seed: int
+) -> Run:
+    teachers = () if method == NO_KD else (teacher_run(params, teacher, mixup, seed),)
+    return Run(
+        **_base(params, seed, STUDENTS),
+        model=params.student_model,
+        objective=objective(params, loss, method),
+        mixup_alpha=params.mixup_alpha if mixup else 0.0,
+        recipe=params.recipe(),
+        teachers=teachers,
+        labels={
+            "kd_method": method,
+            "teacher_loss": teacher,
+            "student_loss": loss,
+            "mixup": mixup,
+        },
+    )
+
+
+def _base(params: Params, seed: int, stem: str) -> dict[str, Any]:
+    same = ("data", "image_size", "imbalance_factor", "val_fraction", "precision", "compile")
+    augment = params.augment or DEFAULT_AUGMENT.get(params.data, Augment(crop=4, flip=True))
+    folder = f"{stem}/{params.setting}" if params.setting else stem
+    own = {"seed": seed, "augment": augment, "folder": folder}
+    return {key: getattr(params, key) for key in same} | own
+
+
+def with_hash(given: Given) -> Given:
+    """A given network with the sha256 of its file; OSError naming the file when it is not there."""
+    path = Path(given.checkpoint).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path} for the given model {given.model!r}")
+    return given.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+
