@@ -1,0 +1,94 @@
+"""Batches on the device: order, crop, flip and mixup as indexing, each a function of (seed, epoch)."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib import seeding
+from kdlib.config import Augment
+from kdlib.types import Batch, Clock, Mix
+
+
+def crop_flip(
+    padded: Tensor, rows: Tensor, offsets: Tensor, flips: Tensor, image_size: int
+) -> Tensor:
+    """Cut a window out of each padded image, mirrored or not, in one gather.
+
+    padded: (N, H + 2c, W + 2c, C) uint8. rows: (B,). offsets: (B, 2) top and left in 0..2c.
+    flips: (B,) bool. Returns (B, C, image_size, image_size) uint8 in channels_last memory.
+    """
+    steps = torch.arange(image_size, device=padded.device)
+    across = torch.where(flips[:, None], steps.flip(0), steps)
+    y = (offsets[:, :1] + steps)[:, :, None]
+    x = (offsets[:, 1:] + across)[:, None, :]
+    return padded[rows[:, None, None], y, x].permute(0, 3, 1, 2)
+
+
+def mixup(values: Tensor, mix: Mix) -> Tensor:
+    """lam * v + (1 - lam) * v[permutation] along the first dimension (Zhang et al. 2018)."""
+    return mix.lam * values + (1 - mix.lam) * values[mix.permutation]
+
+
+class Stream:
+    """The training batches of a cohort, all of one size, the same for any cohort that has this seed.
+
+    images: (N, H, W, C) uint8, labels: (N,) int64, both moved to `device` once. An epoch visits
+    N // batch_size batches in an order of its own; the rest of that order is left out.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        batch_size: int,
+        seed: int,
+        augment: Augment,
+        mixup_alpha: float = 0.0,
+        device: str = "cpu",
+    ):
+        crop = augment.crop
+        self.padded = F.pad(images.to(device), (0, 0, crop, crop, crop, crop))
+        self.labels = labels.to(device)
+        self.one_hot = F.one_hot(self.labels, num_classes).float()
+        self.image_size = images.shape[1]
+        self.batch_size, self.seed = batch_size, seed
+        self.augment, self.mixup_alpha = augment, mixup_alpha
+        self.steps = len(labels) // batch_size
+
+    def epoch(self, epoch: int, epochs: int) -> Iterator[Batch]:
+        """The batches of one epoch; all randomness is drawn before the first."""
+        device, count = self.padded.device, self.steps * self.batch_size
+        shape = (self.steps, self.batch_size)
+        order = torch.randperm(len(self.labels), generator=self._draws("order", epoch))
+        rows = order[:count].reshape(shape).to(device)
+        draws = self._draws("augmentation", epoch)
+        reach = 2 * self.augment.crop + 1
+        offsets = torch.randint(reach, (*shape, 2), generator=draws).to(device)
+        flips = (torch.rand(shape, generator=draws) < 0.5 * self.augment.flip).to(device)
+        mixes = self._mixes(epoch)
+        for step in range(self.steps):
+            images = crop_flip(
+                self.padded, rows[step], offsets[step], flips[step], self.image_size
+            ).float()
+            images, mix = images / 255, mixes[step]
+            if mix is None:
+                targets = self.labels[rows[step]]
+            else:
+                images, targets = mixup(images, mix), mixup(self.one_hot[rows[step]], mix)
+            yield Batch(images, targets, rows[step], Clock(epoch, epochs, step), mix)
+
+    def _draws(self, purpose: str, epoch: int) -> torch.Generator:
+        return seeding.generator(self.seed, purpose, epoch)
+
+    def _mixes(self, epoch: int) -> list[Mix | None]:
+        if not self.mixup_alpha:
+            return [None] * self.steps
+        device, alpha = self.padded.device, self.mixup_alpha
+        shares = seeding.numpy_generator(self.seed, "mixup", epoch).beta(alpha, alpha, self.steps)
+        lams = torch.tensor(shares, dtype=torch.float32, device=device)
+        keys = torch.rand(self.steps, self.batch_size, generator=self._draws("partners", epoch))
+        partners = keys.argsort(1).to(device)
+        return [Mix(*pair) for pair in zip(partners, lams, strict=True)]

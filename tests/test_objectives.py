@@ -1,0 +1,164 @@
+"""The composition matrix: every legal combination takes a step, every illegal one is refused."""
+
+import itertools
+
+import pytest
+import torch
+
+from kdlib import data, grid, objectives, registry, train
+from kdlib.augment import Stream
+from kdlib.config import Params
+from kdlib.teachers import FrozenTeachers
+
+LABELS = registry.LABEL_LOSSES.names()
+TERMS = registry.TERMS.names()
+BASE = {
+    "imbalance_factor": 20, "batch_size": 16, "epochs": 2, "mixup": [False],
+    "teacher_losses": ["ce"], "student_losses": ["ce"], "options": {"crd": {"negatives": 8}},
+}  # fmt: skip
+
+
+def student_run(**changes):
+    (run,) = grid.student_runs(Params.of(**BASE | changes))
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits():
+    record = data.load("digits")
+    return record, data.select(record, 20, None, 0)
+
+
+def setting(run, digits):
+    """One student of a run, one batch, and the teachers' views of it."""
+    record, selection = digits
+    labels = torch.from_numpy(record.train_labels[selection.train_indices])
+    images = torch.from_numpy(record.train_images[selection.train_indices])
+    counts = torch.as_tensor(selection.class_counts)
+    stream = Stream(images, labels, 10, 16, 0, run.augment, run.mixup_alpha)
+    shared = FrozenTeachers([train.build_network(teacher, record) for teacher in run.teachers])
+    (student,) = train._students([run], record, labels, counts, shared, "cpu")
+    batch = next(stream.epoch(0, 1))
+    return student, batch, shared(batch)
+
+
+@pytest.mark.parametrize("mixup", [False, True], ids=["plain", "mixup"])
+@pytest.mark.parametrize("loss", LABELS)
+@pytest.mark.parametrize("method", [grid.NO_KD, *TERMS])
+def test_every_legal_combination_takes_a_finite_step(method, loss, mixup, digits):
+    run = student_run(kd_methods=[method], student_losses=[loss], mixup=mixup)
+    student, batch, views = setting(run, digits)
+    weights = list(student.trained.network.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    value = student.loss(batch, views, torch.autocast("cpu", enabled=False))
+    value.backward()
+    assert value.isfinite()
+    for name, term in student.losses.items():  # a published mistake: KD terms without gradient
+        (gradient,) = torch.autograd.grad(
+            student_term(run, digits, name), [student_term.weight], allow_unused=True
+        )
+        assert gradient is not None and gradient.abs().sum() > 0, name
+        assert term.isfinite(), name
+    torch.optim.SGD(student.parameters(), lr=0.01).step()
+    assert any(not torch.equal(*pair) for pair in zip(before, weights, strict=True))
+
+
+def student_term(run, digits, name):
+    """One term of a fresh student, with its first convolution's weight at hand."""
+    student, batch, views = setting(run, digits)
+    student.loss(batch, views, torch.autocast("cpu", enabled=False))
+    student_term.weight = next(student.trained.network.parameters())
+    return student.losses[name]
+
+
+def test_teachers_are_not_touched(digits):
+    run = student_run(kd_methods=["kd"])
+    record, _ = digits
+    network = train.build_network(run.teachers[0], record)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    shared = FrozenTeachers([network])
+    _, batch, _ = setting(run, digits)
+    assert not shared(batch)[0].logits.requires_grad
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
+
+
+def test_the_terms_are_weighted_as_the_params_say(digits):
+    run = student_run(kd_methods=["rkd"], options={"rkd": {"weight": 0.5, "label_weight": 0.25}})
+    student, batch, views = setting(run, digits)
+    student.loss(batch, views, torch.autocast("cpu", enabled=False))
+    assert student.trained.weights == {"label": 0.25, "rkd": 0.5}
+    twice = student_run(kd_methods=["rkd"], options={"rkd": {"weight": 1.0, "label_weight": 0.25}})
+    other, _, _ = setting(twice, digits)
+    other.loss(batch, views, torch.autocast("cpu", enabled=False))
+    assert torch.allclose(other.losses["rkd"], 2 * student.losses["rkd"])
+    assert torch.allclose(other.losses["label"], student.losses["label"])
+
+
+def test_at_is_scaled_by_the_size_of_the_maps(digits):
+    student, _, _ = setting(student_run(kd_methods=["at"]), digits)
+    assert student.trained.weights["at"] == pytest.approx(62.5)  # maps of 8, 4, 2 px
+    view = objectives.dry_view("resnet8", 10, 3, 32)
+    context = objectives.Context(view, (view,), None, None, 0)
+    assert objectives._map_scale(context) == pytest.approx(1.0)
+
+
+def check(run, digits):
+    record, selection = digits
+    labels = torch.from_numpy(record.train_labels[selection.train_indices])
+    counts = torch.as_tensor(selection.class_counts)
+    objectives.check(run, record.in_channels, record.image_size, labels, counts)
+
+
+def test_every_legal_run_passes_the_check(digits):
+    for method, loss, mixup in itertools.product([grid.NO_KD, *TERMS], LABELS, [False, True]):
+        check(student_run(kd_methods=[method], student_losses=[loss], mixup=mixup), digits)
+
+
+def test_crd_negatives_are_checked_against_the_pool(digits):
+    counts = sorted(digits[1].class_counts, reverse=True)
+    for mixup, largest in ((False, 1), (True, 2)):
+        pool = sum(counts[largest:])
+        options = {"crd": {"negatives": pool}}
+        check(student_run(kd_methods=["crd"], mixup=mixup, options=options), digits)
+        options = {"crd": {"negatives": pool + 1}}
+        with pytest.raises(ValueError, match=f"{pool + 1} negatives.* only {pool} training"):
+            check(student_run(kd_methods=["crd"], mixup=mixup, options=options), digits)
+
+
+def test_what_cannot_be_is_refused_before_training(digits):
+    with pytest.raises(ValueError, match="at pairs stages by name"):
+        check(student_run(kd_methods=["at"], student_model="resnet18"), digits)
+    with pytest.raises(ValueError, match="batch_size 4000 exceeds"):
+        check(student_run(kd_methods=["kd"], batch_size=4000), digits)
+    with pytest.raises(LookupError, match="unknown model 'resnet9', did you mean"):
+        check(student_run(kd_methods=["kd"], student_model="resnet9"), digits)
+    with pytest.raises(ValueError, match="teacher_cnn1.*8"):
+        check(student_run(kd_methods=["kd"], teacher_model="teacher_cnn1"), digits)
+    run = student_run(kd_methods=["kd"])
+    with pytest.raises(ValueError, match=r"kd takes 1 teacher\(s\), got 0"):
+        check(run.model_copy(update={"teachers": ()}), digits)
+    with pytest.raises(ValueError, match=r"kd takes 1 teacher\(s\), got 2"):
+        check(run.model_copy(update={"teachers": run.teachers * 2}), digits)
+
+
+def test_a_toy_term_and_a_toy_loss_are_one_function_each(digits, monkeypatch):
+    for name in ("TERMS", "LABEL_LOSSES"):
+        entries = dict(getattr(registry, name)._entries)
+        monkeypatch.setattr(getattr(registry, name), "_entries", entries)
+
+    @objectives.term("logit_mse", weight=0.5)
+    def logit_mse(context, centre: bool = True):
+        def loss(forward):
+            gap = forward.student.logits - forward.teacher.logits
+            return (gap - centre * gap.mean(1, keepdim=True)).square().mean()
+
+        return loss
+
+    @registry.LABEL_LOSSES.register("brier")
+    def brier(logits, targets, class_counts):
+        return (logits.softmax(1) - torch.eye(len(class_counts))[targets]).square().sum(1).mean()
+
+    run = student_run(kd_methods=["logit_mse"], student_losses=["brier"])
+    assert run.objective["logit_mse"] == {"weight": 0.5, "centre": True}
+    student, batch, views = setting(run, digits)
+    assert student.loss(batch, views, torch.autocast("cpu", enabled=False)).isfinite()

@@ -1,0 +1,186 @@
+"""The loop: a cohort is as good as lone runs, bit for bit; resuming needs no random state."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib import augment, data, grid, metrics, seeding, train
+from kdlib.config import Augment, Params, Recipe
+from kdlib.types import Mix
+
+BASE = {
+    "imbalance_factor": 20, "batch_size": 16, "epochs": 2, "mixup": [True], "warmup_epochs": 1,
+    "teacher_losses": ["ce"], "student_losses": ["ce", "bs"], "teacher_model": "resnet8_half",
+    "options": {"crd": {"negatives": 8}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    record = data.load("digits")
+    return record, data.select(record, 20, None, 0)
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_cohort_ends_bit_identical_to_lone_runs(digits):
+    runs = grid.student_runs(Params(kd_methods=["kd", "crd", "rkd", "at"], **BASE))
+    (teacher,) = grid.teacher_runs(Params(**BASE))
+    network = train.fit([teacher], *digits)[0].network
+    together = train.fit(runs, *digits, [network])
+    for one in together:
+        (alone,) = train.fit([one.run], *digits, [network])
+        assert same(alone.network.state_dict(), one.network.state_dict()), one.run.id
+        assert (alone.history, alone.kd_share) == (one.history, one.kd_share)
+    states = [one.network.state_dict() for one in together]
+    assert not any(same(states[0], state) for state in states[1:])
+
+
+def test_dropout_does_not_depend_on_the_company(digits):
+    record = data.load("digits", image_size=28)
+    params = Params(**BASE | {"student_model": "student", "image_size": 28}, kd_methods=["none"])
+    runs = grid.student_runs(params)
+    together = train.fit(runs, record, digits[1])
+    for one in together:
+        (alone,) = train.fit([one.run], record, digits[1])
+        assert same(alone.network.state_dict(), one.network.state_dict())
+
+
+def test_runs_of_two_streams_are_no_cohort(digits):
+    runs = grid.student_runs(Params(kd_methods=["none"], **BASE | {"seeds": [0, 1]}))
+    with pytest.raises(ValueError, match="a cohort shares one stream"):
+        train.fit(runs, *digits)
+
+
+def test_a_loss_that_is_not_finite_is_noted_and_harms_no_other(digits):
+    runs = grid.student_runs(Params(kd_methods=["none", "kd"], **BASE))
+    (teacher,) = grid.teacher_runs(Params(**BASE))
+    network = train.build_network(teacher, digits[0])
+    runs = [run for run in runs if run.teachers]
+    broken = runs[0].model_copy(
+        update={"objective": runs[0].objective | {"kd": {"weight": float("nan"), "temperature": 4}}}
+    )
+    ill, well = train.fit([broken, runs[1]], *digits, [network])
+    assert ill.failure == "label, kd was not finite in epoch 1"
+    (alone,) = train.fit([runs[1]], *digits, [network])
+    assert well.failure is None and same(alone.network.state_dict(), well.network.state_dict())
+
+
+def test_training_learns(digits):
+    params = Params(**BASE | {"epochs": 15, "mixup": [False], "student_losses": ["ce"]})
+    (run,) = grid.teacher_runs(params)
+    (trained,) = train.fit([run], *digits)
+    record, _ = digits
+    probs = metrics.softmax(train.predict(trained.network, record.test_images))
+    assert metrics.accuracy(probs, record.test_labels) > 0.5
+    losses = [entry["train"]["label"] for entry in trained.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert [entry["epoch"] for entry in trained.history] == list(range(1, 16))
+    best = max(entry["val_acc"] for entry in trained.history)
+    assert trained.history[trained.selected_epoch - 1]["val_acc"] == best
+
+
+def test_kd_share_is_the_ratio_of_gradient_norms(digits):
+    runs = grid.student_runs(Params(kd_methods=["kd", "none"], **BASE | {"epochs": 1}))
+    network = train.build_network(runs[-1], digits[0])
+    taught = [run for run in runs if run.teachers]
+    (once,) = train.fit(taught[:1], *digits, [network])
+    heavier = taught[0].objective | {"kd": {"weight": 9.0, "temperature": 4.0}}
+    (more,) = train.fit([taught[0].model_copy(update={"objective": heavier})], *digits, [network])
+    assert 0.01 < once.kd_share["first"] < more.kd_share["first"]
+    assert train.fit([run for run in runs if not run.teachers][:1], *digits)[0].kd_share == {}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (Recipe(epochs=10, warmup_epochs=2, lr=0.1), {0: 0, 1: 0.05, 2: 0.1, 6: 0.05, 10: 0}),
+        (
+            Recipe(epochs=10, schedule="step", milestones=(4, 6), lr=1.0),
+            {0: 1, 3.9: 1, 4: 0.1, 5.5: 0.1, 6: 0.01, 9: 0.01},
+        ),
+        (Recipe(epochs=2, warmup_epochs=5, lr=0.1), {0: 0, 1: 0.1, 2: 0}),
+    ],
+)
+def test_learning_rate(recipe, expected):
+    for epoch, rate in expected.items():
+        assert train.learning_rate(recipe, epoch) == pytest.approx(rate, abs=1e-12)
+
+
+def stream(alpha=0.0, crop=1, flip=True, seed=0, count=50):
+    images = torch.randint(256, (count, 8, 8, 3), dtype=torch.uint8)
+    labels = torch.arange(count) % 10
+    made = augment.Stream(images, labels, 10, 16, seed, Augment(crop=crop, flip=flip), alpha)
+    return images, labels, made
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    images, labels, one = stream(alpha=1.0)
+    first, again = list(one.epoch(3, 9)), list(one.epoch(3, 9))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
+    other = list(one.epoch(4, 9))
+    assert not torch.equal(first[0].rows, other[0].rows)
+    assert len(first) == 3 and all(len(batch.rows) == 16 for batch in first)
+    rows = torch.cat([batch.rows for batch in first])
+    assert len(rows.unique()) == 48  # without replacement, the short batch left out
+
+
+def test_crop_and_flip_against_a_loop():
+    images, _, made = stream(crop=2)
+    batch = next(made.epoch(0, 1))
+    padded = np.pad(images.numpy(), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+        windows = [
+            padded[row, y : y + 8, x : x + 8][:, ::step]
+            for y in range(5) for x in range(5) for step in (1, -1)
+        ]  # fmt: skip
+        found = (image.permute(1, 2, 0) * 255).round().numpy()
+        assert any(np.array_equal(found, window) for window in windows)
+
+
+def test_without_augmentation_images_come_as_they_are():
+    images, labels, made = stream(crop=0, flip=False)
+    batch = next(made.epoch(0, 1))
+    expected = images[batch.rows].permute(0, 3, 1, 2) / 255
+    assert torch.equal(batch.images, expected)
+    assert torch.equal(batch.targets, labels[batch.rows])
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mixup_mixes_images_and_targets_alike():
+    images, labels, made = stream(alpha=1.0, crop=0, flip=False)
+    for batch in made.epoch(0, 1):
+        lam, partner = batch.mix.lam.item(), batch.rows[batch.mix.permutation]
+        clean = images.permute(0, 3, 1, 2) / 255
+        mixed = lam * clean[batch.rows] + (1 - lam) * clean[partner]
+        assert torch.allclose(batch.images, mixed, atol=1e-6)
+        for i in range(16):  # a published mistake: the label of the partner was forgotten
+            expected = torch.zeros(10)
+            expected[labels[batch.rows[i]]] += lam
+            expected[labels[partner[i]]] += 1 - lam
+            assert torch.allclose(batch.targets[i], expected, atol=1e-6)
+
+
+def test_lam_one_is_no_mixup():
+    values = torch.rand(4, 3)
+    assert torch.equal(augment.mixup(values, Mix(torch.tensor([1, 2, 3, 0]), torch.tensor(1.0))), values)
+
+
+def test_mixup_shares_follow_their_law():
+    _, _, made = stream(alpha=0.5, count=16000)
+    lams = torch.stack([mix.lam for mix in made._mixes(0)])
+    assert lams.mean().item() == pytest.approx(0.5, abs=0.04)
+    assert lams.var().item() == pytest.approx(1 / 8, abs=0.015)  # of Beta(1/2, 1/2)
+
+
+def test_streams_of_randomness_do_not_touch():
+    draws = {
+        torch.rand(1, generator=seeding.generator(*key)).item()
+        for key in [(0, "order", 0), (0, "order", 1), (1, "order", 0), (0, "mixup", 0)]
+    }
+    assert len(draws) == 4
+    assert dataclasses.is_dataclass(train.Trained)
