@@ -1,0 +1,171 @@
+"""Rows, checkpoints and predictions on disk: atomic, hashed, never a pickle.
+
+Under a profile's folder each run of a notebook has
+``<NN_stem>/[<setting>/]rows/<id>.json``, ``checkpoints/<id>.safetensors``,
+``predictions/<id>.safetensors`` and ``timings/<id>.json``. A run is done when its row verifies.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from kdlib import models, objectives, train
+from kdlib.config import Given, Run, fingerprint
+from kdlib.registry import suggest
+
+Row = dict[str, Any]
+FORMAT = 1
+SUFFIX = {"checkpoints": "safetensors", "predictions": "safetensors"}
+
+
+class DamagedError(OSError):
+    """A stored file that is not what was written."""
+
+
+def write_atomic(path: Path, content: bytes) -> str:
+    """Write a file under its final name only when it is whole; returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_row(path: Path) -> Row:
+    """A row whose own hash is right; DamagedError naming the file otherwise."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        stated = row.pop("sha256")
+    except (ValueError, KeyError, AttributeError):
+        raise DamagedError(f"{path} is damaged: it is no complete row") from None
+    if fingerprint(row) != stated:
+        raise DamagedError(f"{path} is damaged: its content has another sha256 than it states")
+    return row
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a file whose hash is the stated one; DamagedError naming the file otherwise."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedError(f"{path} is damaged: it has another sha256 than its row states")
+    return safetensors.torch.load(content)
+
+
+def versions(run: Run) -> dict[str, int]:
+    """Everything a row's validity hangs on."""
+    return {"row format": FORMAT, "training core": train.VERSION, **objectives.versions(run)}
+
+
+class Store:
+    """The results of one profile under one folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def path(self, run: Run, kind: str) -> Path:
+        """Where a run's `rows`, `timings`, `checkpoints` or `predictions` file lies."""
+        return self.root / run.folder / kind / f"{run.id}.{SUFFIX.get(kind, 'json')}"
+
+    def row(self, run: Run) -> Row | None:
+        """A run's row if it verifies and was made by the versions of today; None otherwise.
+        DamagedError where the file is damaged."""
+        path = self.path(run, "rows")
+        if not path.exists():
+            return None
+        row = read_row(path)
+        return row if row["versions"] == versions(run) else None
+
+    def write(
+        self, run: Run, row: Row, state: Mapping[str, Tensor], predictions: Mapping[str, Any]
+    ) -> Row:
+        """Store a finished run, its row last: the row is what makes it done."""
+        tensors = {
+            "checkpoints": {name: value.cpu().contiguous() for name, value in state.items()},
+            "predictions": {name: torch.as_tensor(value) for name, value in predictions.items()},
+        }
+        files = {
+            kind: write_atomic(self.path(run, kind), safetensors.torch.save(values))
+            for kind, values in tensors.items()
+        }
+        row = {**row, "id": run.id, "folder": run.folder, "versions": versions(run), "files": files}
+        row = json.loads(json.dumps(row))
+        self.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
+        return row
+
+    def write_json(self, run: Run, kind: str, content: Row) -> None:
+        """Write one of a run's JSON files as it is."""
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        write_atomic(self.path(run, kind), text.encode())
+
+    def network(self, run: Run) -> nn.Module:
+        """The trained network of a done run, eval mode; DamagedError or FileNotFoundError."""
+        return _network(self.row(run), self.path(run, "checkpoints"))
+
+    def rows(self, folder: str = "") -> list[Row]:
+        """Every row under a folder of the profile, sorted by id, damage raised by name."""
+        return [read_row(path) for path in sorted((self.root / folder).rglob("rows/*.json"))]
+
+
+def _network(row: Row, checkpoint: Path) -> nn.Module:
+    network = models.build(**row["network"])
+    network.load_state_dict(read_tensors(checkpoint, row["files"]["checkpoints"]))
+    return network.eval()
+
+
+def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Module:
+    """A trained network to take home: eval mode, on the CPU, images in [0, 1] in, `View` out.
+
+    row_or_id: a row, or a run's id looked for under `results`. The module has `classes` (names in
+    the order of its logits), `temperature` (fitted on validation; divide the logits by it; None
+    where there was no validation image) and `preprocess`, its first layer. LookupError for an
+    unknown id.
+
+    >>> network = load_student("kd-bs-bs-mixup-seed0-1a2b3c4d")  # doctest: +SKIP
+    """
+    name = row_or_id if isinstance(row_or_id, str) else row_or_id["id"]
+    paths = {path.stem: path for path in Path(results).rglob("rows/*.json")}
+    if name not in paths:
+        hint = suggest(name, paths) if paths else "there are no rows at all"
+        raise LookupError(f"no run {name!r} under {results}, {hint}")
+    row = read_row(paths[name])
+    checkpoint = paths[name].parents[1] / "checkpoints" / f"{name}.safetensors"
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
+    network = _network(row, checkpoint)
+    network.classes = tuple(row["classes"])
+    network.temperature = row["metrics"].get("temperature", {}).get("T")
+    return network
+
+
+def read_given(given: Given) -> dict[str, Tensor]:
+    """The state dict a user brings: safetensors, or a torch file of nothing but tensors.
+
+    ValueError naming the file where it is neither, or not the file the params were read with.
+    """
+    path = Path(given.checkpoint).expanduser()
+    if hashlib.sha256(path.read_bytes()).hexdigest() != given.sha256:
+        raise ValueError(f"{path} has changed since the params were read")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no readable checkpoint: {error}") from None
+    except Exception as error:  # torch raises pickle's own errors for a file that is not one
+        raise ValueError(f"{path} is no checkpoint of tensors alone: {error}") from None
+    return state

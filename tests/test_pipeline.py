@@ -1,0 +1,294 @@
+"""Rows, checkpoints and predictions: done once, verified before use, rebuilt when damaged."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from kdlib import Lab, Params, evaluate, grid, load_student, metrics, pipeline, registry, train
+from kdlib.store import DamagedError, Store, read_given, read_row, read_tensors, write_atomic
+
+BASE = {
+    "imbalance_factor": 20, "batch_size": 16, "epochs": 1, "mixup": [False], "warmup_epochs": 0,
+    "teacher_losses": ["ce"], "student_losses": ["ce"], "teacher_model": "resnet8_half",
+    "kd_methods": ["kd"], "options": {"crd": {"negatives": 8}},
+}  # fmt: skip
+
+
+def lab_and_runs(folder, **changes):
+    params = Params.of(**BASE | changes)
+    return Lab.of(params, folder), grid.student_runs(params)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with one finished student and its teacher."""
+    folder = tmp_path_factory.mktemp("results")
+    lab, runs = lab_and_runs(folder)
+    return folder, lab.complete(runs)[0], runs[0]
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of it that a test may damage."""
+    import shutil
+
+    folder, row, run = finished
+    shutil.copytree(folder, tmp_path / "results")
+    return tmp_path / "results", row, run
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_student_brings_its_teacher(finished):
+    folder, row, run = finished
+    found = {path.parent.name for path in folder.rglob("*") if path.is_file()}
+    assert found == {"rows", "checkpoints", "predictions", "timings"}
+    assert len(list(folder.rglob("rows/*.json"))) == 2
+    assert row["run"]["teachers"] == [run.teachers[0].id]
+    assert row["labels"] == run.labels
+
+
+def test_the_second_time_nothing_is_done(finished, monkeypatch):
+    folder, row, run = finished
+    before = contents(folder)
+    monkeypatch.setattr(train, "fit", None)
+    assert Lab(folder).complete([run]) == [row]
+    assert contents(folder) == before
+
+
+def test_one_changed_option_retrains_just_its_run(copy):
+    folder, _, _ = copy
+    before = contents(folder)
+    lab, runs = lab_and_runs(
+        folder, kd_methods=["kd", "rkd"], options={"rkd": {"angle": 10}, "crd": {"negatives": 8}}
+    )
+    lab.complete(runs)
+    after = contents(folder)
+    assert {path: after[path] for path in before} == before
+    assert {path.stem for path in after.keys() - before.keys()} == {runs[1].id}
+
+
+def test_a_raised_version_makes_rows_stale(finished, monkeypatch):
+    folder, _, run = finished
+    assert Store(folder).row(run) is not None
+    entry = registry.TERMS["kd"]
+    raised = registry.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
+    monkeypatch.setitem(registry.TERMS._entries, "kd", raised)
+    assert Store(folder).row(run) is None
+    assert Store(folder).row(run.teachers[0]) is not None
+
+
+def test_a_raised_version_of_the_teachers_parts_reaches_the_student(finished, monkeypatch):
+    folder, _, run = finished
+    entry = registry.LABEL_LOSSES["ce"]
+    raised = registry.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
+    monkeypatch.setitem(registry.LABEL_LOSSES._entries, "ce", raised)
+    assert Store(folder).row(run) is None and Store(folder).row(run.teachers[0]) is None
+
+
+def test_metrics_can_be_recomputed_exactly(finished):
+    folder, row, run = finished
+    store = Store(folder)
+    found = read_tensors(store.path(run, "predictions"), row["files"]["predictions"])
+    arrays = {name: tensor.numpy() for name, tensor in found.items()}
+    assert arrays["test_logits"].dtype == np.float16
+    again = evaluate.measure(arrays, row["data"]["class_counts"])
+    assert json.loads(json.dumps(again)) == row["metrics"]
+    record = pipeline.image_set("digits", None, None, False)
+    assert np.array_equal(arrays["test_labels"], record.test_labels)
+    # The stored network gives the stored logits.
+    logits = train.predict(store.network(run), record.test_images).half().numpy()
+    assert np.array_equal(logits, arrays["test_logits"])
+
+
+def test_a_row_says_where_it_comes_from(finished):
+    _, row, run = finished
+    assert row["data"]["class_counts"] == [86, 63, 45, 32, 24, 16, 12, 8, 6, 4]
+    assert set(row["data"]["fingerprint"]) == {"train", "test"}
+    assert len(row["data"]["split_hash"]) == 64
+    assert row["versions"]["KD method kd"] == 1 and row["versions"]["teacher's label loss ce"] == 1
+    assert row["provenance"]["versions"]["torch"] == torch.__version__
+    assert row["run"]["objective"]["kd"] == {"weight": 0.9, "temperature": 4.0}
+    assert row["run"]["recipe"]["lr"] == pytest.approx(0.1 * 16 / 128)
+    assert row["weights"] == {"label": 0.1, "kd": 0.9}
+    assert set(row["kd_share"]) == {"first"}  # of one epoch, the first is the last
+    assert run.id == row["id"]
+
+
+def test_kd_that_does_nothing_is_flagged(tmp_path):
+    options = {"kd": {"weight": 1e-6, "label_weight": 1.0}, "kd_alone": {"of": "kd", "label_weight": 0}}
+    lab, runs = lab_and_runs(tmp_path, kd_methods=["kd", "kd_alone"], options=options)
+    off, alone = lab.complete(runs)
+    assert off["flags"] == ["KD is off (first epoch)"]
+    assert alone["flags"] == ["no label loss"]
+
+
+@pytest.mark.parametrize("kind", ["rows", "checkpoints", "predictions"])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_named_and_never_loaded(copy, kind, damage):
+    folder, row, run = copy
+    store = Store(folder)
+    path = store.path(run, kind)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content) if damage == "flip" else bytes(content[: len(content) // 2]))
+    with pytest.raises(DamagedError, match=path.name):
+        if kind == "rows":
+            read_row(path)
+        else:
+            read_tensors(path, row["files"][kind])
+
+
+def test_a_damaged_row_is_done_again(copy, caplog):
+    folder, row, run = copy
+    path = Store(folder).path(run, "rows")
+    before = path.read_bytes()
+    path.write_bytes(before[:-10])
+    assert Lab(folder).complete([run]) == [row]
+    assert path.name in caplog.text
+    assert path.read_bytes() == before
+
+
+def test_a_missing_teacher_is_rebuilt_alone(copy):
+    folder, _, run = copy
+    store, (teacher,) = Store(folder), run.teachers
+    state = store.network(teacher).state_dict()
+    store.path(teacher, "checkpoints").unlink()
+    untouched = store.path(run, "rows").stat().st_mtime_ns
+    rebuilt = Lab(folder).network(teacher).state_dict()
+    assert all(torch.equal(value, rebuilt[name]) for name, value in state.items())
+    assert store.path(run, "rows").stat().st_mtime_ns == untouched
+
+
+def test_a_failed_run_is_named_and_the_others_are_stored(tmp_path):
+    lab, runs = lab_and_runs(tmp_path, kd_methods=["kd", "rkd"])
+    bad = runs[0].model_copy(
+        update={"objective": runs[0].objective | {"kd": {"weight": 1e38, "temperature": 4.0}}}
+    )
+    with pytest.raises(pipeline.FailedRuns, match=bad.id):
+        lab.complete([bad, runs[1]])
+    assert lab.stored(runs[1]) is not None and lab.stored(bad) is None
+
+
+def test_load_student_predicts_in_five_lines(finished):
+    folder, row, _ = finished
+    network = load_student(row["id"], folder)
+    probs = network(torch.rand(2, 1, 8, 8)).logits.softmax(1)
+    assert [network.classes[i] for i in probs.argmax(1)] and not network.training
+    with pytest.raises(LookupError, match=f"did you mean {row['id']!r}"):
+        load_student(row["id"][:-1], folder)
+    with pytest.raises(LookupError, match="no rows at all"):
+        load_student(row["id"], folder / "nowhere")
+
+
+def given(path, model="resnet8_half"):
+    return {"teacher_model": {"model": model, "checkpoint": str(path)}, "teacher_losses": ["given"]}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_given_teacher_teaches(finished, tmp_path, suffix):
+    folder, _, run = finished
+    state = Store(folder).network(run.teachers[0]).state_dict()
+    path = tmp_path / f"mine{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
+    lab, runs = lab_and_runs(tmp_path / "out", **given(path))
+    (row,) = lab.complete(runs)
+    assert row["labels"]["teacher_loss"] == "given"
+    network = Store(tmp_path / "out").network(runs[0].teachers[0])
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_a_given_teacher_of_another_architecture_is_refused(finished, tmp_path):
+    folder, _, run = finished
+    path = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(Store(folder).network(run.teachers[0]).state_dict(), path)
+    lab, runs = lab_and_runs(tmp_path / "out", **given(path, "resnet8"))
+    with pytest.raises(ValueError, match=r"mine.safetensors does not fit resnet8: .*expected"):
+        lab.complete(runs)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_hostile_checkpoint_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("code in a checkpoint was run",))
+
+    path = tmp_path / "bomb.pth"
+    torch.save({"weight": Bomb()}, path)
+    _, runs = lab_and_runs(tmp_path / "out", **given(path))
+    with pytest.raises(ValueError, match=r"bomb.pth is no checkpoint of tensors alone"):
+        read_given(runs[0].teachers[0].given)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(b"\x10\x00")
+    _, runs = lab_and_runs(tmp_path / "out", **given(cut))
+    with pytest.raises(ValueError, match=r"cut.safetensors is no readable checkpoint"):
+        read_given(runs[0].teachers[0].given)
+
+
+def test_a_failed_write_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
+    import os
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "row.json", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measure_names_what_validation_lacks():
+    generator = np.random.default_rng(0)
+    found = {
+        "test_logits": generator.normal(size=(100, 10)).astype(np.float16),
+        "test_labels": generator.integers(0, 10, 100),
+        "val_logits": generator.normal(size=(20, 10)).astype(np.float16),
+        "val_labels": generator.integers(0, 8, 20),
+    }
+    measured = evaluate.measure(found, [10] * 10)
+    assert {8, 9} <= set(measured["val"]["classes_without_images"])
+    probs = metrics.softmax(found["test_logits"])
+    assert measured["test"]["acc"] == metrics.accuracy(probs, found["test_labels"])
+    assert measured["test"]["acc_few"] == metrics.accuracy(
+        probs[found["test_labels"] >= 7], found["test_labels"][found["test_labels"] >= 7]
+    )
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda and exist here"):
+        pipeline.resolve_device("gpu")
+
+
+def test_a_stored_run_can_be_measured_again(copy):
+    folder, row, run = copy
+    before = contents(folder)
+    assert Lab(folder).evaluate(run) == row
+    assert contents(folder) == before
+    Store(folder).path(run, "checkpoints").unlink()
+    assert Lab(folder).evaluate(run) is None
+
+
+def test_the_controls_are_what_they_say(finished):
+    folder, row, run = finished
+    found = read_tensors(Store(folder).path(run, "predictions"), row["files"]["predictions"])
+    logits, labels = found["test_logits"].double(), found["test_labels"].long()
+    metric = row["metrics"]
+    cooled = (logits / metric["temperature"]["T"]).log_softmax(1)
+    nll = -cooled[torch.arange(len(labels)), labels].mean().item()
+    assert metric["temperature"]["nll"] == pytest.approx(nll, abs=1e-9)
+    assert metric["temperature"]["acc"] == metric["test"]["acc"]
+    counts = torch.tensor(row["data"]["class_counts"], dtype=torch.float64)
+    moved = (logits - (counts / counts.sum()).log()).argmax(1)
+    assert metric["menon"]["acc"] == pytest.approx((moved == labels).double().mean().item())
+    assert metric["balanced_logit_adjustment"]["nll"] < metric["test"]["nll"]
+    # The calibration images are no training images, as many of each class.
+    record, lab = pipeline.image_set("digits", None, None, False), Lab(folder)
+    rows = evaluate.balanced_indices(record, lab.selection(run), run.seed)
+    assert not set(rows) & set(lab.selection(run).train_indices)
+    assert len(set(np.bincount(record.train_labels[rows]))) == 1 and len(rows) == 210

@@ -1,0 +1,75 @@
+"""`verify` finds what somebody changed by hand, and says how much it could check."""
+
+import json
+
+import pytest
+
+from kdlib import Lab, Params, grid
+from kdlib.config import fingerprint
+from kdlib.store import Store
+from kdlib.verify import differences, verify
+
+
+@pytest.fixture
+def results(tmp_path):
+    params = Params(
+        kd_methods=["none"], student_losses=["ce", "bs"], mixup=[False], epochs=1, batch_size=32
+    )
+    runs = grid.student_runs(params)
+    Lab.of(params, tmp_path).complete(runs)
+    return tmp_path, runs
+
+
+def test_honest_results_pass(results):
+    folder, runs = results
+    findings = verify(folder)
+    assert findings.wrong == []
+    assert findings.summary() == "2 rows, 2 recomputed from their predictions, 0 not checkable, 0 wrong"
+    Store(folder).path(runs[0], "predictions").unlink()
+    assert verify(folder).summary().endswith("1 recomputed from their predictions, 1 not checkable, 0 wrong")
+
+
+def change(path, edit):
+    """Edit a row and make its hash right again, as somebody determined would."""
+    row = json.loads(path.read_text())
+    del row["sha256"]
+    edit(row)
+    path.write_text(json.dumps({**row, "sha256": fingerprint(row)}))
+
+
+def test_an_edited_metric_is_found_even_with_a_right_hash(results):
+    folder, runs = results
+    path = Store(folder).path(runs[0], "rows")
+    change(path, lambda row: row["metrics"]["test"].update(acc=0.99))
+    (wrong,) = verify(folder).wrong
+    assert path.name in wrong and "test.acc is stated as 0.99, recomputed" in wrong
+
+
+def test_a_row_without_provenance_is_refused(results):
+    folder, runs = results
+    path = Store(folder).path(runs[0], "rows")
+    change(path, lambda row: row["provenance"].pop("commit"))
+    (wrong,) = verify(folder).wrong
+    assert wrong.endswith("lacks provenance.commit")
+
+
+@pytest.mark.parametrize("kind", ["rows", "checkpoints", "predictions"])
+def test_a_flipped_byte_is_found_in_any_file(results, kind):
+    folder, runs = results
+    path = Store(folder).path(runs[1], kind)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(bytes(content))
+    (wrong,) = verify(folder).wrong
+    assert str(path) in wrong and "damaged" in wrong
+
+
+def test_nothing_to_verify_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no rows under"):
+        verify(tmp_path)
+
+
+def test_differences_go_down_to_1e_9():
+    assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-10}}) == []
+    assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-8}}) != []
+    assert differences({"a": 1}, {}) == ["a is stated as 1, recomputed None"]
