@@ -1,0 +1,120 @@
+"""What the command line says to bad input: one line that names the culprit, nothing lost."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from kdlib import models
+from kdlib.__main__ import main
+from kdlib.plan import ROOT
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A results folder in which something stands already."""
+    (tmp_path / "out" / "02_students" / "rows").mkdir(parents=True)
+    (tmp_path / "out" / "02_students" / "rows" / "earlier.json").write_text("{}")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def own_profile(tmp_path, monkeypatch):
+    """Profiles of one's own: writes params/mine/01_teachers.yaml."""
+    (tmp_path / "params" / "mine").mkdir(parents=True)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.setattr("kdlib.plan.ROOT", tmp_path)
+
+    def write(text):
+        (tmp_path / "params" / "mine" / "01_teachers.yaml").write_text(text)
+
+    return write
+
+
+def refused(capsys, out, *arguments):
+    """The one line a wrong start ends with; earlier results are as they were."""
+    assert main(["run", *arguments, "--out", str(out)]) == 2
+    files = [path for path in out.rglob("*") if path.is_file() and ".batch" not in path.parts]
+    assert [path.read_text() for path in files] == ["{}"]
+    message = capsys.readouterr().err
+    assert message.startswith("kdlib: ") and message.count("\n") == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "unknown profile 'digit', did you mean 'digits'?"),
+        (["digits", "--set", "lrr=0.1"], "unknown key 'lrr', did you mean 'lr'?"),
+        (["digits", "--set", "lr=fast"], "got 'fast'"),
+        (["digits", "--set", "kd_methods=[crdd]"], "unknown KD method 'crdd', did you mean 'crd'?"),
+        (["digits", "--set", "options={crd: {negatives: 200}}"], "200 negatives an anchor"),
+        (["digits", "--set", "options={crd: {negatives: 110}}"], "two largest classes (mixup)"),
+        (["digits", "--set", "student_model=resnet9"], "unknown model 'resnet9'"),
+        (["digits", "--set", "batch_size=300"], "batch_size 300 exceeds the 2"),
+        (["digits", "--set", "data=digit"], "'digit'"),
+        (["digits", "--set", "device=gpu"], "device must be auto, cpu or cuda"),
+        (["digits", "--jobs", "0"], "jobs must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_word_is_named(arguments, message, capsys, out):
+    assert message in refused(capsys, out, *arguments)
+
+
+def test_an_empty_params_file(own_profile, capsys, out):
+    own_profile("")
+    assert "01_teachers.yaml is empty" in refused(capsys, out, "mine")
+
+
+def test_a_float_as_yaml_1_1_does_not_read_it_is_a_number(own_profile, capsys, out):
+    own_profile("lr: 1e-3\n")
+    assert main(["run", "mine", "--out", str(out), "--dry-run"]) == 0
+    assert "8 runs" in capsys.readouterr().out
+
+
+def test_a_missing_data_set(own_profile, capsys, out, tmp_path, monkeypatch):
+    import socket
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", offline)
+    own_profile(f"data: cifar10\ndata_dir: {tmp_path / 'nowhere'}\n")
+    message = refused(capsys, out, "mine")
+    assert "cifar10.npz" in message and "KDLIB_DATA" in message
+
+
+def test_a_tampered_known_set(own_profile, capsys, out, tmp_path):
+    images = np.zeros((20, 28, 28), np.uint8)
+    labels = np.arange(20) % 10
+    classes = np.array([str(digit) for digit in range(10)])
+    np.savez(
+        tmp_path / "mnist.npz", train_images=images, train_labels=labels, test_images=images,
+        test_labels=labels, classes=classes,
+    )  # fmt: skip
+    own_profile(f"data: mnist\ndata_dir: {tmp_path}\n")
+    message = refused(capsys, out, "mine")
+    assert "fingerprint" in message and "--trust-data" in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("another", "does not fit resnet8"), ("cut", "is no readable checkpoint"), ("gone", "no check")],
+)
+def test_a_given_teacher_that_cannot_be(own_profile, capsys, out, tmp_path, damage, message):
+    path = tmp_path / "mine.safetensors"
+    state = models.build("resnet14", 10, 1, 8).state_dict()
+    safetensors.torch.save_file(state, path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    if damage == "gone":
+        path.unlink()
+    own_profile(f"teacher_model: {{model: resnet8, checkpoint: {path}}}\n")
+    assert message in refused(capsys, out, "mine")
+
+
+def test_an_own_profile_is_planned(own_profile, capsys, out):
+    torch.manual_seed(0)
+    own_profile("seeds: [0, 1]\n")
+    assert main(["run", "mine", "--out", str(out), "--dry-run"]) == 0
+    assert "4 jobs, to do: 4 jobs, 16 runs" in capsys.readouterr().out

@@ -1,0 +1,76 @@
+"""Profiles become jobs: split by stream, parameters that rebuild just the job's runs."""
+
+import pytest
+
+from kdlib import grid
+from kdlib.config import Params
+from kdlib.plan import AXES, RUNS, parameter_names, plan
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return plan("digits", "out")
+
+
+def rebuilt(job):
+    """The runs a notebook makes of a job's parameters."""
+    values = {key: value for key, value in job.params.items() if key not in ("extra", "out_dir")}
+    return RUNS[job.notebook](Params.of(**values, **job.params["extra"]))
+
+
+def test_the_default_profile(digits):
+    assert [job.name for job in digits.jobs[:4]] == [
+        "01_teachers/teacher-no_mixup-seed0",
+        "01_teachers/teacher-mixup-seed0",
+        "02_students/none-no_mixup-seed0",
+        "02_students/ce-no_mixup-seed0",
+    ]
+    assert [len(job.runs) for job in digits.jobs] == [4, 4, *([4] + [16] * 4) * 2, 0]
+    assert digits.jobs[2].needs == ()
+    assert digits.jobs[3].needs == ("01_teachers/teacher-no_mixup-seed0",)
+    assert len(digits.jobs[-1].needs) == 12
+
+
+@pytest.mark.parametrize("profile", ["digits", "paper"])
+def test_a_jobs_parameters_make_exactly_its_runs(profile):
+    for job in plan(profile, "out").jobs:
+        assert tuple(run.id for run in rebuilt(job)) == job.runs
+        assert set(job.params) == set(parameter_names_of(job))
+
+
+def parameter_names_of(job):
+    from kdlib.plan import ROOT
+
+    return parameter_names(ROOT / "notebooks" / f"{job.notebook}.ipynb")
+
+
+def test_settings_do_not_mix():
+    made = plan("paper", "out")
+    names = {job.name: job for job in made.jobs}
+    job = names["02_students/cifar100_if50/bs-mixup-seed0"]
+    assert job.needs == ("01_teachers/cifar100_if50/teacher-mixup-seed0",)
+    study = names["03_calibration_study/cifar10_if100"]
+    assert all("cifar10_if100" in need for need in study.needs)
+
+
+def test_seeds_are_jobs_of_their_own():
+    made = plan("digits", "out", seeds=[0, 1])
+    assert len(made.jobs) == 2 * 12 + 1
+    assert len({run.id for run in made.runs}) == 2 * 144
+
+
+def test_one_changed_method_changes_one_run_of_each_job(digits):
+    changed = plan("digits", "out", options={"rkd": {"angle": 1.0}})
+    for before, after in zip(digits.jobs, changed.jobs, strict=True):
+        assert before.name == after.name
+        moved = set(before.runs) ^ set(after.runs)
+        assert all(run.startswith("rkd-") for run in moved)
+        assert bool(moved) == (before.notebook == grid.STUDENTS and "none" not in before.name)
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(LookupError, match="unknown profile 'digit', did you mean 'digits'"):
+        plan("digit")
+    with pytest.raises(ValueError, match=r"01_teachers.yaml.*unknown key 'lrr'.*'lr'"):
+        plan("digits", lrr=1)
+    assert set(AXES.values()) <= set(Params.model_fields)

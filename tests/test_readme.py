@@ -1,0 +1,52 @@
+"""The README's Python is run, block after block, as a newcomer would; each is 15 lines at most."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kdlib import Lab, Params, grid, registry
+from kdlib.plan import ROOT
+
+TINY = {
+    "imbalance_factor": 2, "batch_size": 8, "epochs": 1, "mixup": False, "seeds": 0,
+    "teacher_losses": ["ce"], "student_losses": ["focal"], "kd_methods": ["logit_mse"],
+    "teacher_model": "two_stages", "student_model": "two_stages", "data": "stripes",
+}  # fmt: skip
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    for name in ("TERMS", "LABEL_LOSSES", "MODELS"):
+        part = getattr(registry, name)
+        monkeypatch.setattr(part, "_entries", dict(part._entries))
+
+
+def test_every_block_is_short():
+    assert len(blocks()) == 5
+    assert max(len(block.splitlines()) for block in blocks()) <= 15
+
+
+def test_what_the_readme_adds_makes_a_grid_of_its_own(registries, tmp_path):
+    for block in blocks()[1:]:
+        exec(compile(block, "README.md", "exec"), {"folder": tmp_path})
+    params = Params.of(**TINY, data_dir=str(tmp_path))
+    (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
+    assert row["data"]["name"] == "stripes" and set(row["weights"]) == {"label", "logit_mse"}
+
+
+def test_a_student_is_taken_home(tmp_path, capsys):
+    params = Params(kd_methods=["none"], student_losses=["ce"], mixup=[False], epochs=1, batch_size=32)
+    (row,) = Lab.of(params, tmp_path).complete(grid.student_runs(params))
+    exec(compile(blocks()[0], "README.md", "exec"), {"run_id": row["id"], "results": tmp_path})
+    assert re.match(r"\['\d', '\d'\]", capsys.readouterr().out)
+
+
+def test_every_link_into_the_project_leads_somewhere():
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links and all((ROOT / link).exists() for link in links)
+    assert Path(ROOT / "run_all.sh").stat().st_mode & 0o100
