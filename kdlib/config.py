@@ -231,7 +231,7 @@ def resolve_options(entry: Entry, options: Mapping[str, Any], where: str) -> dic
         try:
             resolved[name] = TypeAdapter(parameter.annotation).validate_python(value)
         except ValidationError:
-            kind = getattr(parameter.annotation, "__name__", parameter.annotation)
+            kind = inspect.formatannotation(parameter.annotation).removeprefix("typing.")
             raise ValueError(f"{where}: {entry.name}.{name} takes {kind}, got {value!r}") from None
     return resolved
 

@@ -16,8 +16,8 @@ TEACHERS, STUDENTS, STUDY = "01_teachers", "02_students", "03_calibration_study"
 def objective(params: Params, label_loss: str, kd_method: str = NO_KD) -> dict[str, dict[str, Any]]:
     """The terms of a loss by name: the label loss, and a KD method's term where there is one.
 
-    >>> objective(Params(), "bs", "kd")
-    {'label': {'weight': 0.1, 'loss': 'bs'}, 'kd': {'weight': 0.9, 'temperature': 4.0}}
+    >>> objective(Params(), "bs", "rkd")
+    {'label': {'weight': 1.0, 'loss': 'bs'}, 'rkd': {'weight': 1.0, 'distance': 25.0, 'angle': 50.0}}
     """
     loss, options = _lookup(params, LABEL_LOSSES, label_loss)
     label = {"loss": loss.name, **resolve_options(loss, options, f"options.{label_loss}")}

@@ -8,7 +8,7 @@ method, write one factory here and one row in tests/test_objectives.py.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,9 +87,26 @@ LABEL_LOSSES.register("bs")(losses.balanced_softmax)
 
 
 @term("kd", weight=0.9, label_weight=0.1)
-def kd(context: Context, temperature: float = 4.0) -> Callable:
-    """Distillation of tempered probabilities (Hinton et al. 2015)."""
-    return lambda forward: losses.kd(forward.student.logits, forward.teacher.logits, temperature)
+def kd(
+    context: Context,
+    temperature: float = 4.0,
+    space: Literal["plain", "adjusted"] = "plain",
+    calibrated: bool = False,
+) -> Callable:
+    """Distillation of tempered probabilities (Hinton et al. 2015).
+
+    space "adjusted": the student's logits are matched with log n_c added, so that a student trained
+    with balanced softmax does not take over the prior of its teacher. calibrated: the teacher's
+    logits are divided by its fitted temperature first.
+    """
+    prior = context.class_counts.log() if space == "adjusted" else 0.0
+
+    def loss(forward: Forward) -> Tensor:
+        teacher = forward.teacher
+        cooled = teacher.logits / teacher.temperature if calibrated else teacher.logits
+        return losses.kd(forward.student.logits + prior, cooled, temperature)
+
+    return loss
 
 
 @term("rkd", weight=1.0)

@@ -123,6 +123,7 @@ class Store:
 def _network(row: Row, checkpoint: Path) -> nn.Module:
     network = models.build(**row["network"])
     network.load_state_dict(read_tensors(checkpoint, row["files"]["checkpoints"]))
+    network.temperature = row["metrics"].get("temperature", {}).get("T")
     return network.eval()
 
 
@@ -147,7 +148,6 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
         raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
     network = _network(row, checkpoint)
     network.classes = tuple(row["classes"])
-    network.temperature = row["metrics"].get("temperature", {}).get("T")
     return network
 
 

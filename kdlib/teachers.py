@@ -1,6 +1,7 @@
 """Where the teachers' views come from: frozen networks, run once a step for the whole cohort."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ class FrozenTeachers:
     """Trained networks that only look: eval mode, BatchNorm folded, no gradient.
 
     Folding changes logits by rounding only; the teachers see the students' (mixed) images through
-    their own preprocessing. No teachers at all is fine: no views.
+    their own preprocessing. A network's attribute `temperature`, where it has one, goes into its
+    view. No teachers at all is fine: no views.
     """
 
     def __init__(self, networks: Sequence[nn.Module] = ()):
@@ -22,4 +24,7 @@ class FrozenTeachers:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[View, ...]:
         """One view a teacher, in the order given."""
-        return tuple(network(batch.images) for network in self.networks)
+        return tuple(
+            replace(network(batch.images), temperature=getattr(network, "temperature", None) or 1.0)
+            for network in self.networks
+        )

@@ -55,6 +55,7 @@ class View:
     logits: (B, K). embedding: (B, D), the input of the classifier. features: stage name ->
     (B, C, H, W), in order from input to output. side_logits, side_features: stage name -> (B, K)
     and (B, D) of the side heads, empty without them. classify: the network's head, (B, D) -> (B, K).
+    temperature: what validation fitted to divide the logits by, 1 where nothing was fitted.
     """
 
     logits: Tensor
@@ -63,6 +64,7 @@ class View:
     side_logits: dict[str, Tensor] = field(default_factory=dict)
     side_features: dict[str, Tensor] = field(default_factory=dict)
     classify: Callable[[Tensor], Tensor] | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """The composition matrix: every legal combination takes a step, every illegal one is refused."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
-from kdlib import data, grid, objectives, registry, train
+from kdlib import data, grid, losses, objectives, registry, train
 from kdlib.augment import Stream
 from kdlib.config import Params
 from kdlib.teachers import FrozenTeachers
+from kdlib.types import Forward
 
 LABELS = registry.LABEL_LOSSES.names()
 TERMS = registry.TERMS.names()
@@ -92,6 +94,25 @@ def test_the_terms_are_weighted_as_the_params_say(digits):
     other.loss(batch, views, torch.autocast("cpu", enabled=False))
     assert torch.allclose(other.losses["rkd"], 2 * student.losses["rkd"])
     assert torch.allclose(other.losses["label"], student.losses["label"])
+
+
+def test_kd_matches_what_its_options_say(digits):
+    record, selection = digits
+    run = student_run(kd_methods=["kd"])
+    student, batch, (teacher,) = setting(run, digits)
+    counts = torch.as_tensor(selection.class_counts)
+    context = objectives.Context(teacher, (teacher,), None, counts, 0)
+    views = (dataclasses.replace(teacher, temperature=3.0),)
+    own = student.network(batch.images)
+    forward = Forward(batch, batch.targets, own, views)
+    plain, warm = losses.kd(own.logits, teacher.logits, 4.0), teacher.logits / 3
+    assert torch.equal(objectives.kd(context)(forward), plain)
+    found = objectives.kd(context, calibrated=True)(forward)
+    assert torch.equal(found, losses.kd(own.logits, warm, 4.0)) and not torch.equal(found, plain)
+    found = objectives.kd(context, space="adjusted")(forward)
+    assert torch.equal(found, losses.kd(own.logits + counts.log(), teacher.logits, 4.0))
+    with pytest.raises(ValueError, match="kd.space takes .*plain.*got 'odd'"):
+        student_run(kd_methods=["kd"], options={"kd": {"space": "odd"}})
 
 
 def test_at_is_scaled_by_the_size_of_the_maps(digits):
