@@ -1,0 +1,256 @@
+"""The batch engine on seven tiny notebook jobs: 2 teachers -> 4 students -> 1 table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from kdlib import batch, runnb
+from kdlib.plan import ROOT, Job
+
+PARAMETERS = """out_dir: str = ""
+name: str = ""
+value: int = 0
+inputs: list = []
+extra: dict = {}"""
+CODE = """import json, os, pathlib, time
+folder = pathlib.Path(out_dir)
+with open(folder / "executed.txt", "a") as file:
+    file.write(name + "\\n")
+if value < 0:
+    raise ValueError(f"value must not be negative,\\ngot {value}")
+value += sum(json.loads((folder / f"{one}.json").read_text())["value"] for one in inputs)
+content = {"value": value, "threads": os.environ["OMP_NUM_THREADS"], "cwd": os.getcwd()}
+(folder / f"{name}.json").write_text(json.dumps(content))"""
+DRIVER = """import json, pathlib, sys
+from kdlib import batch
+from kdlib.plan import Job
+jobs = [Job(**one) for one in json.loads(sys.argv[1])]
+out = pathlib.Path(sys.argv[2])
+sys.exit(batch.execute(jobs, out, list, cores=2, notebooks=out / "notebooks"))"""
+STUDENTS = ["s0", "s1", "s2", "s3"]
+
+
+class Toy:
+    """The jobs and the folder they write to; a job's one run has the job's short name."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "notebooks").mkdir()
+        tagged = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        for stem in ("make", "table"):
+            notebook = nbformat.v4.new_notebook(
+                cells=[tagged, nbformat.v4.new_code_cell(CODE)], metadata={"kernelspec": kernel}
+            )
+            nbformat.write(notebook, folder / "notebooks" / f"{stem}.ipynb")
+        self.jobs = [
+            *[self.job(f"t{i}", value=1) for i in (0, 1)],
+            *[self.job(f"s{i}", [f"t{i // 2}"], value=10 * i) for i in range(4)],
+            self.job("table", STUDENTS, extra={"threads": 2}),
+        ]
+
+    def job(self, short, inputs=(), **params):
+        params |= {"out_dir": str(self.folder), "name": short, "inputs": list(inputs)}
+        stem = "table" if short == "table" else "make"
+        needs = tuple(f"make/{one}" for one in inputs)
+        return Job(f"{stem}/{short}", stem, params, needs, runs=(short,))
+
+    def changed(self, short, **params):
+        """The same jobs, with other parameters for one."""
+        return [
+            replace(job, params=job.params | params) if job.name == f"make/{short}" else job
+            for job in self.jobs
+        ]
+
+    def stored(self):
+        return {run for job in self.jobs for run in job.runs if self.result(run).exists()}
+
+    def result(self, short):
+        return self.folder / f"{short}.json"
+
+    def execute(self, jobs=None, **options):
+        """The exit code and the names of the jobs that were executed."""
+        (self.folder / "executed.txt").write_text("")
+        options |= {"notebooks": self.folder / "notebooks", "cores": 2}
+        code = batch.execute(jobs or self.jobs, self.folder, self.stored, **options)
+        return code, sorted((self.folder / "executed.txt").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A finished batch, whose first start was killed when its first job was done."""
+    toy = Toy(tmp_path_factory.mktemp("batch"))
+    arguments = [json.dumps([asdict(job) for job in toy.jobs]), str(toy.folder)]
+    command = [sys.executable, "-c", DRIVER, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as child:
+        toy.busy = None
+        while not (toy.result("t0").exists() or toy.result("t1").exists()):
+            assert child.poll() is None
+            time.sleep(0.05)
+            if toy.busy is None and (toy.folder / ".batch" / "snakemake.log").exists():
+                toy.busy = toy.execute()
+        os.killpg(child.pid, signal.SIGKILL)
+    toy.before_kill = toy.stored()
+    toy.code, toy.executed = toy.execute()
+    return toy
+
+
+def test_killed_batch_is_completed_and_a_second_start_was_refused(toy):
+    assert toy.busy == (batch.BUSY, [])
+    assert 1 <= len(toy.before_kill) < 6
+    assert toy.code == 0
+    assert {"table", *STUDENTS} - toy.before_kill <= set(toy.executed)
+    table = json.loads(toy.result("table").read_text())
+    assert table == {"value": 64, "threads": "2", "cwd": str(ROOT)}
+
+
+def test_finished_batch_has_nothing_to_do(toy, capsys):
+    report = toy.folder / "report"
+    report.mkdir()
+    (report / "summary.txt").write_text("ECE 3.1\n")
+    (report / "index.html").touch()
+    start = time.monotonic()
+    assert toy.execute() == (0, [])
+    assert time.monotonic() - start < 10
+    assert capsys.readouterr().out == f"7 jobs, to do: nothing\nECE 3.1\n{report / 'index.html'}\n"
+
+
+def test_dry_run_tells_what_an_edit_changes_and_starts_nothing(toy, capsys):
+    notebook = toy.folder / "notebooks" / "table.ipynb"
+    notebook.touch()
+    assert toy.execute(dry_run=True) == (0, [])
+    assert "to do: nothing" in capsys.readouterr().out
+    source = notebook.read_text()
+    notebook.write_text(source + "\n")
+    assert toy.execute(dry_run=True) == (0, [])
+    out = capsys.readouterr().out
+    assert out.endswith("done   make/s3\nto do  table/table\n7 jobs, to do: 1 job\n")
+    notebook.write_text(source)
+
+
+def test_changed_parameter_runs_its_job_and_what_needs_it_again(toy):
+    toy.jobs = toy.changed("s2", value=21)
+    assert toy.execute() == (0, ["s2", "table"])
+    assert json.loads(toy.result("table").read_text())["value"] == 65
+
+
+def test_failing_jobs_leave_the_others_done(toy, capsys):
+    good = toy.jobs
+    toy.jobs = toy.changed("s0", value=-1)
+    toy.jobs = toy.changed("s1", valeu=3)
+    toy.result("s3").unlink()  # a lost result is made again, too
+    code, executed = toy.execute()
+    toy.jobs = good
+    assert (code, executed) == (batch.FAILED, ["s0", "s3"])  # s1 was refused, the table waits
+    out, err = capsys.readouterr()
+    assert out.count("FAILED after") == 2
+    executed = toy.folder / ".batch" / "notebooks"
+    assert err.startswith("2 jobs failed:\n")
+    assert (
+        "  make/s0: ValueError: value must not be negative, got -1\n"
+        f"    {executed}/make/s0.ipynb\n" in err
+    )
+    assert "make/s1: LookupError: make.ipynb has no 'valeu', did you mean 'value'?" in err
+    assert err.endswith("  table/table: not started, it needs a failed one\n")
+    log = (toy.folder / ".batch" / "logs" / "make" / "s0.log").read_text()
+    assert log.count("make/s0 failed") == 1
+
+
+def test_kernel_that_never_answers_is_started_once_more(tmp_path, monkeypatch):
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setattr(papermill, "inspect_notebook", lambda path: {"value": None})
+    monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)
+    monkeypatch.setattr(os, "environ", {})
+    starts = []
+
+    def start(*arguments, **options):
+        starts.append(options["config"]["KernelManager"])
+        if len(starts) < answers_at:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", start)
+    answers_at = 2
+    runnb.execute("make.ipynb", tmp_path / "executed.ipynb", {"value": 1}, threads=1)
+    assert [manager["transport"] for manager in starts] == ["ipc", "ipc"]
+    assert starts[0]["ip"] != starts[1]["ip"]
+    answers_at = 9
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        runnb.execute("make.ipynb", tmp_path / "executed.ipynb", {"value": 1}, threads=1)
+    assert len(starts) == 4
+
+
+def test_source_of_the_library_is_part_of_the_key_of_an_analysis_only(tmp_path, monkeypatch):
+    jobs = [Job("a", "a", {}, (), ("run",)), Job("b", "b", {}, (), ())]
+    monkeypatch.setattr(batch, "ROOT", tmp_path)
+    (tmp_path / "kdlib").mkdir()
+
+    def keys(source):
+        (tmp_path / "kdlib" / "report.py").write_text(source)
+        batch._write_plan(jobs, tmp_path, tmp_path, {"run"})
+        return [job["key"] for job in json.loads((tmp_path / "plan.json").read_text())]
+
+    before, after = keys("width = 1"), keys("width = 2")
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_progress_estimates_from_the_runs_of_this_start(monkeypatch):
+    jobs = [Job(name, "make", {}, (), tuple(f"{name}{i}" for i in range(4))) for name in "abc"]
+    clock = iter([0.0, 150.0])
+    monkeypatch.setattr(batch.time, "monotonic", lambda: next(clock))
+    progress = batch.Progress(jobs, {"b", "c"}, stored={"a0", "a1", "a2", "a3", "b0"})
+    assert progress.rest() == "2 jobs, 7 runs"
+    assert progress.line({"job": "b", "event": "start"}) == "[1/3] b  3 runs ..."
+    line = progress.line({"job": "b", "event": "done", "seconds": 48.2})
+    assert line == "[2/3] b  3 runs in 48 s   left: 1 job, 4 runs, about 3 min"
+    progress.line({"job": "c", "event": "start"})
+    assert "c: its process died" in progress.failures(ROOT)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_survey_checks_what_is_not_stored(dry_run, tmp_path, monkeypatch, capsys):
+    checked = []
+
+    class Store:
+        def __init__(self, root):
+            assert root == tmp_path
+
+        def row(self, run):
+            if run.id == "damaged":
+                raise batch.DamagedError("damaged.json is damaged")
+            return {} if run.id == "stored" else None
+
+    class Lab:
+        def of(params, out_dir):
+            return Lab
+
+        def check(runs):
+            checked.extend(run.id for run in runs)
+            raise FileNotFoundError("no cifar10.npz")
+
+    monkeypatch.setattr(batch, "Store", Store)
+    monkeypatch.setattr(batch, "Lab", Lab)
+    runs = [SimpleNamespace(id=one) for one in ("stored", "missing", "damaged")]
+    whole = SimpleNamespace(out_dir=tmp_path, runs=runs, parts=[({}, runs)])
+    with nullcontext() if dry_run else pytest.raises(FileNotFoundError, match="no cifar10"):
+        assert batch._stored(whole, dry_run) == {"stored"}
+    assert checked == ["missing", "damaged"]
+    err = capsys.readouterr().err
+    assert "damaged.json is damaged; the run is done again\n" in err
+    assert ("no cifar10.npz; what depends on the data" in err) == dry_run
+
+
+def test_run_checks_its_arguments(tmp_path):
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        batch.run("digits", jobs=0)
+    with pytest.raises(LookupError, match="'digitz', did you mean 'digits'"):
+        batch.run("digitz", out_dir=tmp_path)
