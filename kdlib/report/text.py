@@ -1,0 +1,173 @@
+"""Words and numbers for readers: formatted tables, headline sentences, the terminal's summary."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdlib.config import Params
+from kdlib.report.tables import Study, cell_label
+from kdlib.store import Row
+
+VERDICT_SEEDS = 5
+CHOICE_IMAGES = 500  # of validation, for a choice to mean anything
+DIGITS = "Digits illustrates and tests; it decides no claim about CIFAR."
+# Column -> heading, scale, digits, whether the sign is always shown.
+NUMBERS = {
+    "acc": ("ACC %", 100, 2, False),
+    "nll": ("NLL", 1, 3, False),
+    "ece": ("ECE", 1, 4, False),
+    "ece_floor": ("ECE floor", 1, 4, False),
+    "acc_selected": ("ACC % selected", 100, 2, False),
+    "ece_selected": ("ECE selected", 1, 4, False),
+    "harmonic": ("Harmonic", 1, 3, False),
+    "kd_share_first": ("KD share first", 1, 2, False),
+    "kd_share_last": ("KD share last", 1, 2, False),
+    "acc_effect": ("ACC effect, points", 100, 2, True),
+    "nll_effect": ("NLL effect", 1, 3, True),
+    "ece_effect": ("ECE effect", 1, 4, True),
+    "acc_published": ("ACC % published", 100, 2, False),
+    "ece_published": ("ECE published", 1, 4, False),
+}
+WORDS = {
+    "kd_method": "KD", "teacher_loss": "teacher", "student_loss": "student",
+    "effect_seeds": "seeds of effect",
+}  # fmt: skip
+FACTORS = {
+    "kd_method": "KD method", "teacher_loss": "teacher loss", "student_loss": "student loss",
+    "mixup": "mixup",
+}  # fmt: skip
+
+
+def number(value: float, half: float, scale: float, digits: int, signed: bool) -> str:
+    """A number with its half-width where there is one; nothing for NaN.
+
+    >>> number(0.8312, 0.004, 100, 2, False), number(0.01, float("nan"), 1, 3, True)
+    ('83.12 ± 0.40', '+0.010')
+    """
+    if pd.isna(value):
+        return ""
+    text = f"{scale * value:{'+' if signed else ''}.{digits}f}"
+    return text if pd.isna(half) else f"{text} ± {scale * half:.{digits}f}"
+
+
+def word(value: Any) -> str:
+    """A label or its value as readers know it: switches are on or off."""
+    return {"True": "on", "False": "off", **FACTORS}.get(str(value), str(value))
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of text: percent and units in the headings, intervals behind their means."""
+    columns = {}
+    for name, column in table.items():
+        if name in NUMBERS:
+            heading, *style = NUMBERS[name]
+            halves = table.get(f"{name}_ci95", pd.Series(float("nan"), table.index))
+            columns[heading] = [number(*pair, *style) for pair in zip(column, halves, strict=True)]
+        elif not name.endswith("_ci95"):
+            columns[WORDS.get(name, name.replace("_", " "))] = column.map(word)
+    return pd.DataFrame(columns)
+
+
+def title(params: Params) -> str:
+    """What a grid was measured on.
+
+    >>> title(Params(data="digits", imbalance_factor=50))
+    'KD x calibration on digits, imbalance factor 50'
+    """
+    factor = params.imbalance_factor
+    tail = "no long tail" if factor is None else f"imbalance factor {factor:g}"
+    return f"KD x calibration on {params.data}, {tail}"
+
+
+def seeds_note(seeds: int) -> str:
+    """What a number of seeds allows to say."""
+    if seeds < 2:
+        return "1 seed, no interval, descriptive"
+    verdict = "" if seeds >= VERDICT_SEEDS else f", descriptive: a verdict takes {VERDICT_SEEDS}"
+    return f"{seeds} seeds, mean ± half of the 95 % t interval{verdict}"
+
+
+def no_best(row: Row) -> str:
+    """Why no cell is called best."""
+    counts = row["data"]["val_counts"]
+    empty = [index for index, count in enumerate(counts) if not count]
+    reasons = [f"validation has {sum(counts)} images"] * (sum(counts) < CHOICE_IMAGES)
+    reasons += [f"none of class {', '.join(map(str, empty))}"] * bool(empty)
+    if not reasons:
+        return "No cell is called best: this report makes no choice by validation."
+    return (
+        f"No cell is called best: {' and '.join(reasons)}, and a choice takes "
+        f"{CHOICE_IMAGES} images with every class among them."
+    )
+
+
+def headlines(study: Study) -> list[str]:
+    """One sentence a factor, from its paired effects, and what the numbers may not be used for."""
+    sentences = []
+    for factor, name in FACTORS.items():
+        effects = study.summary[study.summary["factor"] == factor].dropna(subset="acc_effect")
+        if len(effects):
+            ends = (_ends(effects, column) for column in ("acc_effect", "ece_effect"))
+            spans = "accuracy {} points, ECE {}".format(*ends)
+            level = f" {word(effects['level'].iloc[0])}" * (len(effects) == 1)
+            versus = word(effects["versus"].iloc[0])
+            sentences.append(f"{name[0].upper()}{name[1:]}{level} against {versus}: {spans}.")
+    if study.params.data == "digits":
+        sentences.append(DIGITS)
+    return sentences
+
+
+def _ends(effects: pd.DataFrame, column: str) -> str:
+    """The smallest and the largest effect with their levels, or the only one."""
+    shown = readable(effects)[NUMBERS[column][0]]
+    low, high = effects[column].idxmin(), effects[column].idxmax()
+    if len(effects) == 1:
+        return shown[low]
+    return " to ".join(f"{shown[at]} ({effects['level'][at]})" for at in (low, high))
+
+
+def flagged(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a flag of a run."""
+    lines = [
+        {"cell": cell_label(row["labels"]), "seed": row["run"]["seed"], "flag": flag}
+        for row in rows
+        for flag in row["flags"]
+    ]
+    return pd.DataFrame(lines, columns=["cell", "seed", "flag"])
+
+
+def terminal(study: Study) -> str:
+    """A grid in at most 25 lines of plain text."""
+    setting = f" ({study.params.setting})" if study.params.setting else ""
+    runs = f"students: {len(study.students)}, teachers: {len(study.teachers)}"
+    lines = [title(study.params) + setting, f"{runs}; {seeds_note(len(study.params.seeds))}"]
+    effects = study.summary[study.summary["pairs"] > 0]
+    names = [
+        f"{FACTORS[factor]} {word(level)} - {word(versus)}"
+        for factor, level, versus in zip(
+            effects["factor"], effects["level"], effects["versus"], strict=True
+        )
+    ]
+    lines += _aligned("effect", names, effects, ["acc_effect", "ece_effect"])
+    head = (
+        f"top {len(study.top)} of {study.cells['harmonic'].count()} by test Harmonic, descriptive"
+    )
+    lines += _aligned(head, study.top["cell"], study.top, ["acc", "ece", "harmonic"])
+    counts = Counter(flag for row in study.students for flag in row["flags"])
+    flags = (f"{flag}: {count} runs" for flag, count in sorted(counts.items()))
+    lines += [f"flagged: {', '.join(flags)}"] if counts else ["flagged: nothing"]
+    if study.lacking:
+        lines.append(f"missing: {len(study.lacking)} runs, {study.lacking[0]} the first of them")
+    lines += [no_best(study.students[0])]
+    lines += [DIGITS] if study.params.data == "digits" else []
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(
+    head: str, names: Sequence[str], table: pd.DataFrame, columns: Sequence[str]
+) -> list[str]:
+    """Lines of a table, names to the left, numbers to the right; none for an empty table."""
+    shown = readable(table)[[NUMBERS[name][0] for name in columns]].set_axis(list(names))
+    return shown.rename_axis(columns=head).to_string().splitlines() if len(shown) else []

@@ -1,0 +1,64 @@
+"""Made-up rows for real runs: the shape of `kdlib.pipeline`'s rows, no training."""
+
+import math
+
+import numpy as np
+
+from kdlib import Params, grid
+
+FULL = {
+    "imbalance_factor": 50,
+    "options": {"crd": {"negatives": 64}},
+    "epochs": 40,
+    "batch_size": 32,
+    "eval_every": 10,
+}
+SMALL = FULL | {
+    "kd_methods": ["none", "kd", "crd"],
+    "teacher_losses": ["ce", "bs"],
+    "student_losses": ["ce", "bs"],
+}
+ACC = {"none": 0.0, "kd": 0.02, "crd": 0.04, "rkd": 0.01, "at": -0.01}
+ECE = {"none": 0.0, "ce": 0.01, "als": 0.03, "cp": 0.0, "bs": -0.01, "given": 0.0}
+
+
+def fake_row(run):
+    """A row whose numbers follow the labels, with noise that is a function of the run's id."""
+    noise = np.random.default_rng(int(run.id[-8:], 16))
+    labels = run.labels
+    mixup, loss = labels.get("mixup", False), labels.get("student_loss", labels["teacher_loss"])
+    acc = 0.74 + ACC[labels.get("kd_method", "none")] - 0.03 * mixup + 0.015 * noise.normal()
+    ece = 0.09 + ECE[loss] + ECE[labels["teacher_loss"]] + 0.07 * mixup + 0.008 * noise.normal()
+    share = float(np.exp(noise.normal()))
+    taught = labels.get("kd_method", "none") != "none"
+    test = {"acc": acc, "nll": 1.2 - acc + 2 * ece, "ece": ece, "ece_floor": 0.03}
+    left = {epoch: math.exp(-epoch / 10) for epoch in (10, 20, 30, 40)}
+    history = [
+        {"epoch": epoch, "train": {"label": 0.1 + part}, "val_acc": acc * (1 - part)}
+        for epoch, part in left.items()
+    ]
+    return {
+        "id": run.id,
+        "folder": run.folder,
+        "labels": labels,
+        "run": run.identity(),
+        "metrics": {"test": test},
+        "history": history,
+        "kd_share": {"first": share, "last": share / 2} if taught else {},
+        "flags": ["KD drowns the label loss (first epoch)"] if taught and share > 5 else [],
+        "data": {
+            "name": run.data,
+            "class_counts": [87, 57, 37, 23, 15, 10, 6, 5, 3, 2],
+            "val_counts": [21, 14, 9, 5, 3, 2, 1, 0, 0, 0],
+        },
+        "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+    }
+
+
+def fake_rows(params):
+    """Rows of every teacher and student of the params."""
+    return [fake_row(run) for run in grid.teacher_runs(params) + grid.student_runs(params)]
+
+
+def params_of(base=SMALL, **changes):
+    return Params.of(**base | changes)

@@ -1,0 +1,136 @@
+"""Figures: what they show is what the tables say, labels never overlap, files are reproducible."""
+
+from itertools import combinations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from report_helpers import FULL, fake_rows, params_of
+from scipy.optimize import minimize
+
+from kdlib import grid, plots, report
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return fake_rows(params_of(FULL))
+
+
+@pytest.fixture(scope="module")
+def cells(rows):
+    return report.cells(rows, grid.student_runs(params_of(FULL)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_moved_as_little_as_possible(seed):
+    generator = np.random.default_rng(seed)
+    wanted, gap = np.sort(generator.uniform(-0.1, 1.1, 6)), 0.15
+    found = plots.spread(wanted, gap)
+    assert np.diff(found).min() >= gap - 1e-9
+    assert found[0] >= 0
+    assert found[-1] <= 1 + 1e-9
+    apart = {"type": "ineq", "fun": lambda heights: np.diff(heights) - gap}
+    best = minimize(
+        lambda heights: np.square(heights - wanted).sum(), np.linspace(0, 1, 6),
+        bounds=[(0, 1)] * 6, constraints=apart, method="SLSQP", options={"ftol": 1e-12},
+    )  # fmt: skip
+    assert best.success
+    np.testing.assert_allclose(found, best.x, atol=1e-5)
+
+
+def test_labels_that_are_apart_stay_and_too_many_are_refused():
+    np.testing.assert_array_equal(plots.spread([0.1, 0.5, 0.9], 0.2), [0.1, 0.5, 0.9])
+    assert len(plots.spread([], 0.2)) == 0
+    with pytest.raises(ValueError, match=r"7 labels 0.2 apart do not fit between 0.0 and 1.0"):
+        plots.spread([0.5] * 7, 0.2)
+
+
+def boxes(figure):
+    """Where the labels of the first axes stand in the finished drawing."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    # Text's own extent: an annotation's includes its line.
+    return [Text.get_window_extent(label, renderer) for label in figure.axes[0].texts]
+
+
+def crowded(cells):
+    """All cells in one spot."""
+    return cells.assign(acc=0.8 + cells["acc"] / 1e4, ece=0.1 + cells["ece"] / 1e4)
+
+
+@pytest.mark.parametrize("change", [lambda cells: cells, crowded], ids=["spread", "crowded"])
+@pytest.mark.parametrize("kind", ["cells", "means"])
+def test_labels_do_not_overlap(cells, change, kind):
+    if kind == "cells":
+        figure, number = plots.acc_vs_ece(change(cells), "title"), 10
+    else:
+        means = report.teacher_student_means(change(cells))
+        figure, number = plots.teacher_student_means(means, "title"), 32
+    found = boxes(figure)
+    assert len(found) == number
+    assert not any(one.overlaps(other) for one, other in combinations(found, 2))
+    plane, whole = figure.axes[0].bbox, figure.bbox
+    assert all(box.x0 > plane.x1 and whole.x0 <= box.x0 and box.x1 <= whole.x1 for box in found)
+    assert all(whole.y0 <= box.y0 and box.y1 <= whole.y1 for box in found)
+
+
+def test_the_best_and_the_worst_are_named(cells):
+    ordered = cells.dropna(subset="harmonic").sort_values("harmonic")["cell"].to_list()
+    texts = plots.acc_vs_ece(cells, "title").axes[0].texts
+    named = {colour: {text.get_text() for text in texts if text.get_color() == colour}
+             for colour in (plots.BLUE, plots.RED)}  # fmt: skip
+    assert named == {plots.BLUE: set(ordered[-5:]), plots.RED: set(ordered[:5])}
+
+
+def test_a_label_points_at_its_own_cell(cells):
+    for text in plots.acc_vs_ece(cells, "title").axes[0].texts:
+        (cell,) = cells[cells["cell"] == text.get_text()].to_dict("records")
+        assert text.xy == pytest.approx((cell["ece"], 100 * cell["acc"]))
+
+
+def test_every_cell_is_drawn(cells):
+    figure = plots.acc_vs_ece(cells, "title")
+    sizes = [len(points.get_offsets()) for points in figure.axes[0].collections]
+    assert sizes == [128, 8, 5, 5]
+    small = cells[cells["kd_method"].isin(["none", "kd"]) & (cells["teacher_loss"] != "als")][:14]
+    assert 0 < small["harmonic"].count() < 10
+    few = plots.acc_vs_ece(small, "title").axes[0]
+    assert len(few.texts) == 2 * (small["harmonic"].count() // 2)
+
+
+def test_colour_is_the_harmonic_score(cells):
+    means = report.teacher_student_means(cells)
+    axes = plots.teacher_student_means(means, "title").axes[0]
+    drawn = np.concatenate([points.get_array() for points in axes.collections])
+    expected = pd.concat([means[~means["mixup"]], means[means["mixup"]]])["harmonic"]
+    np.testing.assert_allclose(drawn, expected)
+    assert {points.norm.vmax for points in axes.collections} == {1}
+
+
+def test_a_curve_is_a_runs_history(rows):
+    controls = [row for row in rows if row["labels"].get("kd_method") == "none"]
+    figure = plots.learning_curves(controls, "student_loss", "mixup", "title")
+    drawn = [list(line.get_ydata()) for line in figure.axes[0].lines if len(line.get_ydata())]
+    histories = [[100 * entry["val_acc"] for entry in row["history"]] for row in controls]
+    np.testing.assert_allclose(sorted(drawn), sorted(histories))
+    words = [text.get_text() for text in figure.legends[0].texts]
+    assert words == ["student loss", "ce", "als", "cp", "bs", "mixup", "off", "on"]
+    with pytest.raises(ValueError, match="rows: none of the 1 has a history to draw"):
+        plots.learning_curves([controls[0] | {"history": []}], "student_loss", "mixup", "title")
+
+
+def test_saved_figures_are_reproducible(cells, tmp_path):
+    for folder in ("one", "two"):
+        path = plots.save(plots.acc_vs_ece(cells, "title"), tmp_path / folder, "figure")
+        assert path == tmp_path / folder / "figure.png"
+    for suffix in ("png", "svg"):
+        one, two = ((tmp_path / name / f"figure.{suffix}").read_bytes() for name in ("one", "two"))
+        assert one == two
+    assert b"<dc:date>" not in one
+    assert b"Software" not in path.read_bytes()
+    assert mpl.pyplot.get_fignums() == []

@@ -1,0 +1,423 @@
+"""Tables against plain loops over the rows; the page and the terminal's summary against both."""
+
+import math
+import re
+import statistics
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_helpers import FULL, fake_row, fake_rows, params_of
+
+from kdlib import grid, report
+from kdlib.report import text
+from kdlib.report.tables import PUBLISHED, Study, missing
+from kdlib.report.text import flagged, headlines, no_best, seeds_note, terminal
+
+T975 = {2: 4.302652729911275, 4: 2.7764451051977987}  # by degrees of freedom, from a printed table
+SEEDS = [[0], [0, 1, 2]]
+METRICS = ("acc", "nll", "ece")
+
+
+@pytest.fixture(params=SEEDS, ids=["1 seed", "3 seeds"])
+def study(request):
+    params = params_of(seeds=request.param)
+    return Study.of(fake_rows(params), params)
+
+
+def key(row):
+    return (*row["labels"].values(), row["run"]["seed"])
+
+
+def numbers(rows, metric):
+    """(kd, teacher, student, mixup, seed) -> number."""
+    return {key(row): row["metrics"]["test"][metric] for row in rows}
+
+
+def interval(values):
+    """Mean and half-width of the 95 % t interval, from the textbook."""
+    n = len(values)
+    if n == 1:
+        return values[0], math.nan
+    return statistics.mean(values), T975[n - 1] * statistics.stdev(values) / math.sqrt(n)
+
+
+def line(table, **labels):
+    for name, value in labels.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_a_cell_is_its_mean_over_seeds(study):
+    seeds = study.params.seeds
+    assert len(study.cells) == 4 + 2 * 2 * 2 * 2
+    for metric in METRICS:
+        found = numbers(study.students, metric)
+        for cell in study.cells.to_dict("records"):
+            labels = [cell[name] for name in ("kd_method", "teacher_loss", "student_loss", "mixup")]
+            mean, half = interval([found[(*labels, seed)] for seed in seeds])
+            assert cell[metric] == pytest.approx(mean)
+            assert cell[f"{metric}_ci95"] == pytest.approx(half, nan_ok=True)
+    assert (study.cells["seeds"] == len(seeds)).all()
+
+
+def test_harmonic_is_of_the_seed_means_of_the_cells_with_kd(study):
+    taught = study.cells[study.cells["kd_method"] != "none"]
+    for cell in taught.to_dict("records"):
+        a = (cell["acc"] - min(taught["acc"])) / (max(taught["acc"]) - min(taught["acc"]))
+        e = (cell["ece"] - min(taught["ece"])) / (max(taught["ece"]) - min(taught["ece"]))
+        assert cell["harmonic"] == pytest.approx(2 * a * (1 - e) / (a + 1 - e) if a + 1 - e else 0)
+    assert study.cells[study.cells["kd_method"] == "none"]["harmonic"].isna().all()
+
+
+def test_the_order_is_that_of_the_params():
+    params = params_of(kd_methods=["none", "kd", "at"], student_losses=["bs", "ce"])
+    cells = Study.of(fake_rows(params)[::-1], params).cells
+    assert list(dict.fromkeys(cells["kd_method"])) == ["none", "kd", "at"]
+    assert list(cells["student_loss"][:4]) == ["bs", "bs", "ce", "ce"]
+
+
+def literal_effect(study, factor, level, reference, metric):
+    """Pairs by hand: each run of the level and the run that differs in the factor alone."""
+    at = ("kd_method", "teacher_loss", "student_loss", "mixup").index(factor)
+    found, by_seed = numbers(study.students, metric), []
+    for seed in study.params.seeds:
+        differences = []
+        for labels, value in found.items():
+            if labels[at] != level or labels[-1] != seed or labels[0] == "none":
+                continue
+            other = [*labels[:at], reference, *labels[at + 1 :]]
+            other[1] = "none" if factor == "kd_method" else other[1]
+            differences.append(value - found[tuple(other)])
+        by_seed.append(statistics.mean(differences))
+    return len(differences), interval(by_seed)
+
+
+@pytest.mark.parametrize(
+    ("factor", "level", "reference"),
+    [
+        ("kd_method", "kd", "none"), ("kd_method", "crd", "none"), ("teacher_loss", "bs", "ce"),
+        ("student_loss", "bs", "ce"), ("mixup", True, False),
+    ],
+)  # fmt: skip
+def test_an_effect_is_paired_inside_each_seed(study, factor, level, reference):
+    found = line(study.summary, factor=factor, level=level)
+    for metric in METRICS:
+        pairs, (mean, half) = literal_effect(study, factor, level, reference, metric)
+        assert found["pairs"] == pairs == 8
+        assert found[f"{metric}_effect"] == pytest.approx(mean)
+        assert found[f"{metric}_effect_ci95"] == pytest.approx(half, nan_ok=True)
+    base = line(study.summary, factor=factor, level=reference)
+    assert base["pairs"] == 0
+    assert math.isnan(base["acc_effect"])
+
+
+def test_a_levels_mean_is_over_its_cells_with_kd(study):
+    found = numbers(study.students, "ece")
+    by_seed = [
+        statistics.mean(found[labels] for labels in found if labels[3] and labels[-1] == seed
+                        and labels[0] != "none")
+        for seed in study.params.seeds
+    ]  # fmt: skip
+    mixup = line(study.summary, factor="mixup", level=True)
+    assert mixup["ece"] == pytest.approx(statistics.mean(by_seed))
+    assert mixup["cells"] == 8
+    assert line(study.summary, factor="kd_method", level="none")["cells"] == 4
+
+
+def test_means_over_kd_methods_lie_on_the_grids_scale(study):
+    means = report.teacher_student_means(study.cells)
+    taught = study.cells[study.cells["kd_method"] != "none"]
+    assert len(means) == 8
+    for mean in means.to_dict("records"):
+        part = [
+            cell for cell in taught.to_dict("records")
+            if all(cell[name] == mean[name] for name in ("teacher_loss", "student_loss", "mixup"))
+        ]  # fmt: skip
+        acc, ece = (statistics.mean(cell[name] for cell in part) for name in ("acc", "ece"))
+        assert (mean["acc"], mean["ece"]) == pytest.approx((acc, ece))
+        a = (acc - min(taught["acc"])) / (max(taught["acc"]) - min(taught["acc"]))
+        e = (ece - min(taught["ece"])) / (max(taught["ece"]) - min(taught["ece"]))
+        assert mean["harmonic"] == pytest.approx(2 * a * (1 - e) / (a + 1 - e))
+
+
+@pytest.fixture
+def torn(study):
+    """A study that lacks the last seed of one cell."""
+    lost = next(row for row in study.students[::-1] if row["labels"]["kd_method"] == "crd")
+    rest = [row for row in study.students if row is not lost] + study.teachers
+    return study, lost, Study.of(rest, study.params)
+
+
+def test_a_missing_run_is_named_and_never_averaged_away(torn):
+    whole, lost, found = torn
+    assert found.lacking == [lost["id"]]
+    cell = line(found.cells, **lost["labels"])
+    assert cell["seeds"] == len(whole.params.seeds) - 1
+    assert math.isnan(cell["harmonic"])
+    assert f"no row of seed {lost['run']['seed']}" in cell["flags"]
+    assert found.cells["harmonic"].count() == whole.cells["harmonic"].count() - 1
+    assert len(report.teacher_student_means(found.cells)) == 7
+    assert lost["id"] in terminal(found)
+
+
+def test_a_seed_that_lacks_a_run_does_not_count(torn):
+    whole, _, found = torn
+    crd = line(found.summary, factor="kd_method", level="crd")
+    left = list(whole.params.seeds)[:-1]
+    assert (crd["seeds"], crd["effect_seeds"]) == (len(left), len(left))
+    if not left:
+        assert math.isnan(crd["acc"])
+        assert math.isnan(crd["acc_effect"])
+    else:
+        params = params_of(seeds=left)
+        less = line(report.summary(whole.students, grid.student_runs(params)),
+                    factor="kd_method", level="crd")  # fmt: skip
+        assert crd["acc_effect"] == pytest.approx(less["acc_effect"])
+    kd = line(found.summary, factor="kd_method", level="kd")  # untouched by the hole
+    assert kd.equals(line(whole.summary, factor="kd_method", level="kd"))
+
+
+def test_rows_of_other_params_are_left_out(study):
+    other = fake_rows(params_of(epochs=7))
+    again = Study.of(other + study.students + study.teachers, study.params)
+    pd.testing.assert_frame_equal(again.cells, study.cells)
+    with pytest.raises(ValueError, match=r"rows: none of the \d+ is a student of these params"):
+        Study.of(other, study.params)
+    with pytest.raises(ValueError, match="runs is empty"):
+        report.cells(other, [])
+    assert missing([], grid.student_runs(study.params)[:1]) == [study.students[0]["id"]]
+
+
+def test_a_factor_without_its_reference_has_no_effect():
+    params = params_of(teacher_losses=["bs"], kd_methods=["kd"], mixup=[True])
+    study = Study.of(fake_rows(params), params)
+    assert study.summary["acc_effect"].count() == 1  # student bs against ce
+    assert headlines(study)[0].startswith("Student loss bs against ce: accuracy")
+
+
+def test_given_teachers_have_a_table(tmp_path):
+    (tmp_path / "mine.pth").write_bytes(b"")
+    given = {"model": "resnet8", "checkpoint": str(tmp_path / "mine.pth")}
+    params = params_of(teacher_model=given, teacher_losses=["given"])
+    study = Study.of(fake_rows(params), params)
+    assert list(study.teacher_cells["cell"]) == ["T:GIVEN"]
+    assert line(study.summary, factor="kd_method", level="kd")["pairs"] == 4
+
+
+def test_published_numbers_stand_beside_ours():
+    params = params_of(FULL, data="cifar10")
+    cells = report.cells(fake_rows(params), grid.student_runs(params))
+    both = report.published(cells, "cifar10", 50.0)
+    best = line(both, kd_method="crd", teacher_loss="bs", student_loss="bs", mixup=True)
+    assert (best["acc_published"], best["ece_published"]) == pytest.approx((0.796, 0.0819))
+    assert len(both) == len(cells)
+    assert both["acc_published"].count() == 128
+    columns = list(cells.columns)
+    pd.testing.assert_frame_equal(both[columns], cells)
+    for data, factor, path in (
+        ("digits", 50.0, PUBLISHED),
+        ("cifar10", None, PUBLISHED),
+        ("cifar10", 50.0, Path("no.csv")),
+    ):
+        assert report.published(cells, data, factor, path)["acc_published"].isna().all()
+
+
+def test_the_published_table_is_as_large_as_its_note_says():
+    table = pd.read_csv(PUBLISHED)
+    assert len(table) == 309
+    assert not table.duplicated(list(table.columns[:6])).any()
+    assert table.groupby(["data", "imbalance_factor"]).size().to_dict() == {
+        ("cifar10", 50): 128, ("cifar10", 100): 128, ("cifar100", 50): 26, ("cifar100", 100): 27,
+    }  # fmt: skip
+    sizes = [table[name].nunique() for name in table.columns[2:6]]
+    assert sizes == [4, 4, 4, 2]
+    assert "309 cells" in PUBLISHED.with_name("README.md").read_text()
+
+
+def tree(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder, params = tmp_path_factory.mktemp("out"), params_of()
+    page = report.write(fake_rows(params), params, folder)
+    return folder, params, page
+
+
+def test_the_same_rows_give_the_same_bytes(written, tmp_path):
+    folder, params, page = written
+    assert page == folder / "report" / "index.html"
+    report.write(fake_rows(params)[::-1], params, tmp_path)
+    assert tree(folder) == tree(tmp_path)
+    figures = product(("acc_vs_ece", "teacher_student_means", "learning_curves"), ("png", "svg"))
+    names = {f"figures/{name}.{suffix}" for name, suffix in figures}
+    names |= {"cells.csv", "summary.csv", "teachers.csv", "timings.csv"}
+    names |= {"section.html", "summary.txt"}
+    assert set(tree(folder)) == {f"03_calibration_study/{name}" for name in names} | {
+        "report/index.html",
+        "report/summary.txt",
+    }
+
+
+def test_csv_has_six_decimals_and_round_trips(written):
+    folder, params, _ = written
+    table = pd.read_csv(folder / "03_calibration_study" / "cells.csv")
+    cells = Study.of(fake_rows(params), params).cells
+    np.testing.assert_allclose(table["acc"], cells["acc"], atol=5e-7)
+    assert list(table.columns) == list(cells.columns)
+    assert set(table["runs"]) == {run.id for run in grid.student_runs(params)}
+
+
+class Page(HTMLParser):
+    """Notes addresses and text; every tag that is opened has to be closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.sources, self.tables = [], [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.open += [tag] * (tag not in ("meta", "img"))
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.sources += [attrs["src"]] if "src" in attrs else []
+        self.tables += tag == "table"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_reads_offline(written):
+    _, _, path = written
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.tables == 5
+    assert len(page.sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert page.links
+    assert all((path.parent / link).is_file() for link in page.links)
+    assert not re.search(r"https?:|@import|url\(", path.read_text(encoding="utf-8"))
+
+
+def test_the_page_says_what_it_may_say(written):
+    _, _, path = written
+    page = path.read_text(encoding="utf-8")
+    for words in (
+        "by class 87, 57, 37, 23, 15, 10, 6, 5, 3, 2;",
+        "1 seed, no interval, descriptive",
+        "Digits illustrates and tests; it decides no claim about CIFAR.",
+        "No cell is called best: validation has 55 images and none of class 7, 8, 9",
+        "Top 5, descriptive, by test Harmonic",
+        "No run of the grid is missing.",
+        "beside the published numbers (none for digits)",
+        "Mixup on against off: accuracy",
+    ):
+        assert words in page, words
+
+
+def test_names_are_escaped(tmp_path):
+    params = params_of(data="<b>&", kd_methods=["none"], mixup=[False])
+    page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_settings_share_one_report(tmp_path):
+    for name, factor in (("if100", 100), ("if50", 50), ("if100", 100)):
+        params = params_of(setting=name, imbalance_factor=factor, kd_methods=["none"])
+        page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
+    assert page.count("<h2>") == 2
+    assert page.index("imbalance factor 100</h2>") < page.index("imbalance factor 50</h2>")
+    summary = (tmp_path / "report" / "summary.txt").read_text()
+    assert summary.count("KD x calibration on digits") == 2
+
+
+def test_timings_are_gathered(tmp_path):
+    params = params_of(kd_methods=["none"])
+    rows = fake_rows(params)
+    for row in rows[2:]:
+        path = tmp_path / row["folder"] / "timings" / f"{row['id']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{{"id": "{row["id"]}", "seconds": 1.5, "peak_memory_mb": 2}}')
+    report.write(rows, params, tmp_path)
+    head, *lines = (tmp_path / "03_calibration_study" / "timings.csv").read_text().splitlines()
+    assert head == "id,seconds,peak_memory_mb"
+    assert lines == sorted(f"{row['id']},1.500000,2" for row in rows[2:])
+
+
+def test_the_terminal_gets_a_short_summary():
+    params = params_of(FULL, seeds=[0, 1, 2])
+    study = Study.of(fake_rows(params)[:-1], params)
+    lines = terminal(study).splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 160
+    assert [one.split()[0] for one in lines if " - " in one][:3] == ["KD", "KD", "KD"]
+    best = study.cells.sort_values("harmonic", ascending=False)["cell"][:5]
+    top = next(index for index, one in enumerate(lines) if one.startswith("top 5 of 127"))
+    assert all(lines[top + 1 + rank].startswith(cell) for rank, cell in enumerate(best))
+    flags = sum(len(row["flags"]) for row in study.students)
+    assert f"{flags} runs" in next(one for one in lines if one.startswith("flagged"))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (1, "1 seed, no interval, descriptive"),
+        (3, "3 seeds, mean ± half of the 95 % t interval, descriptive: a verdict takes 5"),
+        (5, "5 seeds, mean ± half of the 95 % t interval"),
+    ],
+)
+def test_the_number_of_seeds_says_what_may_be_said(seeds, words):
+    assert seeds_note(seeds) == words
+
+
+def test_large_validation_has_another_reason():
+    (row,) = fake_rows(params_of())[:1]
+    row["data"]["val_counts"] = [100] * 10
+    assert no_best(row) == "No cell is called best: this report makes no choice by validation."
+
+
+def test_every_flag_of_every_run_is_listed():
+    rows = [fake_row(run) for run in grid.student_runs(params_of(seeds=[0, 1]))]
+    rows[7]["flags"] = ["no label loss", "KD is off (last epoch)"]
+    table = flagged(rows)
+    assert len(table) == sum(len(row["flags"]) for row in rows)
+    assert table["flag"].value_counts()["no label loss"] == 1
+    assert flagged([]).empty
+
+
+def test_readable_tables_have_units_and_intervals():
+    table = pd.DataFrame({"cell": ["a", "b"], "acc": [0.81234, np.nan], "acc_ci95": [0.01, np.nan],
+                          "ece_effect": [-0.01, 0.02], "mixup": [True, False]})  # fmt: skip
+    shown = text.readable(table)
+    assert shown.to_dict("list") == {
+        "cell": ["a", "b"], "ACC %": ["81.23 ± 1.00", ""], "ECE effect": ["-0.0100", "+0.0200"],
+        "mixup": ["on", "off"],
+    }  # fmt: skip
+
+
+def test_the_selected_epoch_stands_beside_the_last(study):
+    rows = [dict(row) for row in study.students + study.teachers]
+    rows[0]["metrics"] = rows[0]["metrics"] | {"selected": {"acc": 0.1, "nll": 2.0, "ece": 0.2}}
+    cells = Study.of(rows, study.params).cells
+    n, rest = len(study.params.seeds), study.cells["acc"].iloc[0] * len(study.params.seeds)
+    own = (rest - rows[0]["metrics"]["test"]["acc"] + 0.1) / n
+    assert cells["acc_selected"].iloc[0] == pytest.approx(own)
+    pd.testing.assert_series_equal(cells["acc"][1:], cells["acc_selected"][1:], check_names=False)
+
+
+@pytest.mark.parametrize("kd_methods", [["kd"], ["none"]])
+def test_a_grid_of_one_cell_is_reported(kd_methods, tmp_path):
+    one = {"teacher_losses": ["ce"], "student_losses": ["bs"], "mixup": [False]}
+    params = params_of(**one, kd_methods=kd_methods)
+    page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
+    assert "No run of the grid is missing." in page
+    assert "against" not in page
+    assert "top 0" not in page
