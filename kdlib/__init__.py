@@ -1,7 +1,6 @@
 """kdlib: knowledge distillation and calibration for image classifiers, measured properly."""
 
-from kdlib import _compat  # first of all: it makes torchvision importable
-from kdlib import objectives as _objectives  # fills the registries
+from kdlib import _compat  # noqa: F401 (first of all: it makes torchvision importable)
 from kdlib.config import Params, Run, load_params, load_settings
 from kdlib.pipeline import Lab
 from kdlib.store import Store, load_student

@@ -1,4 +1,4 @@
-"""Batches on the device: order, crop, flip and mixup as indexing, each a function of (seed, epoch)."""
+"""Batches on the device: order, crop, flip and mixup as indexing, a function of (seed, epoch)."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def mixup(values: Tensor, mix: Mix) -> Tensor:
 
 
 class Stream:
-    """The training batches of a cohort, all of one size, the same for any cohort that has this seed.
+    """The training batches of a cohort, all of one size, the same for any cohort of this seed.
 
     images: (N, H, W, C) uint8, labels: (N,) int64, both moved to `device` once. An epoch visits
     N // batch_size batches in an order of its own; the rest of that order is left out.

@@ -7,7 +7,7 @@ is a function of exactly that. A `Params` is a whole params file; `kdlib.grid` e
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,12 +151,23 @@ class Run(Strict):
         return fingerprint(shared)
 
 
+class Control(Strict):
+    """A small grid beside the main one: its own KD methods, on some levels of the other axes (None:
+    all that the params have)."""
+
+    kd_methods: Names
+    teacher_losses: Names | None = None
+    student_losses: Names | None = None
+    mixup: Switches | None = None
+
+
 class Params(Recipe, Execution):
     """The KD x calibration grid (notebooks 01, 02, 03): data, axes, recipe, execution.
 
     options: method or loss name -> options that differ from the defaults; `{kd_T2: {of: kd,
     temperature: 2}}` makes a variant under its own name. teacher_recipe: recipe keys that differ
     for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
+    controls: name -> a small grid of further students, outside the tables of the main one.
     setting: the name of this grid where a file has several.
     """
 
@@ -178,6 +189,7 @@ class Params(Recipe, Execution):
     mixup_alpha: Positive = 1.0
     options: dict[str, dict[str, Any]] = {}
     teacher_recipe: dict[str, Any] = {}
+    controls: dict[str, Control] = {}
 
     @classmethod
     def of(cls, **values: Any) -> "Params":
@@ -197,6 +209,14 @@ def fingerprint(value: Any) -> str:
     """sha256 of the canonical JSON of a value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def by_stream(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs in groups that may share a cohort, in the order of their first ones."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.stream, []).append(run)
+    return list(groups.values())
 
 
 def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:

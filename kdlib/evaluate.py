@@ -49,8 +49,7 @@ def balanced_indices(record: ImageSet, selection: Selection, seed: int) -> np.nd
     the tail left out. Empty where some class has none."""
     generator = seeding.numpy_generator(seed, "calibration")
     spare = [
-        generator.permutation(rows)
-        for rows in (selection.val_indices, selection.left_out_indices)
+        generator.permutation(rows) for rows in (selection.val_indices, selection.left_out_indices)
     ]
     rows = np.concatenate(spare)
     labels = record.train_labels[rows]

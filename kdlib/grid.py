@@ -16,8 +16,8 @@ TEACHERS, STUDENTS, STUDY = "01_teachers", "02_students", "03_calibration_study"
 def objective(params: Params, label_loss: str, kd_method: str = NO_KD) -> dict[str, dict[str, Any]]:
     """The terms of a loss by name: the label loss, and a KD method's term where there is one.
 
-    >>> objective(Params(), "bs", "rkd")
-    {'label': {'weight': 1.0, 'loss': 'bs'}, 'rkd': {'weight': 1.0, 'distance': 25.0, 'angle': 50.0}}
+    >>> objective(Params(), "bs", "rkd")["rkd"]
+    {'weight': 1.0, 'distance': 25.0, 'angle': 50.0}
     """
     loss, options = _lookup(params, LABEL_LOSSES, label_loss)
     label = {"loss": loss.name, **resolve_options(loss, options, f"options.{label_loss}")}
@@ -106,6 +106,20 @@ def student_runs(params: Params) -> list[Run]:
     ]
 
 
+def control_runs(params: Params) -> list[Run]:
+    """The runs of the small grids beside the main one, each on the levels the params have too."""
+    runs: dict[str, Run] = {}
+    for control in params.controls.values():
+        axes = {"kd_methods": control.kd_methods}
+        for axis in ("teacher_losses", "student_losses", "mixup"):
+            wanted = getattr(control, axis)
+            there = teacher_losses(params) if axis == "teacher_losses" else getattr(params, axis)
+            if wanted is not None:
+                axes[axis] = tuple(level for level in wanted if level in there)
+        runs |= {run.id: run for run in student_runs(params.model_copy(update=axes))}
+    return list(runs.values())
+
+
 def _student_run(
     params: Params, method: str, teacher: str, loss: str, mixup: bool, seed: int
 ) -> Run:
@@ -140,4 +154,3 @@ def with_hash(given: Given) -> Given:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path} for the given model {given.model!r}")
     return given.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
-

@@ -1,11 +1,10 @@
 """From runs to rows: whatever is not stored yet is trained, evaluated and stored, teachers first.
 
-Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook that runs alone trains what
-it lacks, and a batch job that is started again does only what is left.
+Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook that runs alone trains
+what it lacks, and a batch job that is started again does only what is left.
 """
 
 import functools
-import itertools
 import logging
 import os
 import platform
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from kdlib import _compat, evaluate, models, objectives, train
-from kdlib.config import Execution, Params, Run
+from kdlib.config import Execution, Params, Run, by_stream
 from kdlib.data import ImageSet, Selection, load, select
 from kdlib.store import DamagedError, Row, Store, read_given
 
@@ -118,10 +117,8 @@ class Lab:
         for run in missing:
             if run.given:
                 self._store(train.Trained(run, self._given_network(run)))
-        trainable = [run for run in missing if not run.given]
         size = self.execution.cohort_size
-        for _, group in itertools.groupby(trainable, key=lambda run: run.stream):
-            cohort = list(group)
+        for cohort in by_stream(run for run in missing if not run.given):
             for start in range(0, len(cohort), size):
                 failures += self._train(cohort[start : start + size])
         if failures:
@@ -203,7 +200,9 @@ class Lab:
         after = self.complete([run])[0]
         if after["metrics"] != before["metrics"]:
             was, now = (row["metrics"]["test"]["acc"] for row in (before, after))
-            log.warning("%s was rebuilt and differs: test accuracy %.4f, was %.4f", run.id, now, was)
+            log.warning(
+                "%s was rebuilt and differs: test accuracy %.4f, was %.4f", run.id, now, was
+            )
         return self.store.network(run)
 
 
@@ -224,7 +223,7 @@ def _load_given(network: torch.nn.Module, state: dict[str, Any], where: str) -> 
 
 
 def resolve_device(name: str) -> str:
-    """"auto" is cuda where there is one; a device that is not there is a ValueError."""
+    """cuda or cpu, "auto" the better one that is here; another or an absent one is a ValueError."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
@@ -263,6 +262,7 @@ def data_facts(record: ImageSet, selection: Selection) -> dict[str, Any]:
         "split_hash": selection.split_hash,
         "class_counts": [int(count) for count in selection.class_counts],
         "val_counts": [int(count) for count in selection.val_counts],
+        "test_counts": np.bincount(record.test_labels, minlength=record.num_classes).tolist(),
         "short_classes": list(selection.short_classes),
     }
 

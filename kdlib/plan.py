@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 
 from kdlib import grid
-from kdlib.config import Params, Run, load_settings, merge, validate
+from kdlib.config import Params, Run, by_stream, load_settings, merge, validate
 from kdlib.registry import suggest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Which runs a notebook makes.
 RUNS: dict[str, Callable[[Params], list[Run]]] = {
     grid.TEACHERS: grid.teacher_runs,
-    grid.STUDENTS: grid.student_runs,
+    grid.STUDENTS: lambda params: grid.student_runs(params) + grid.control_runs(params),
     grid.STUDY: lambda params: [],
 }
 # Which key of the params a label of a run belongs to.
@@ -97,8 +97,7 @@ def _jobs(
         return [_job(stem, params, "", out_dir, [job.name for job in before], [])]
     makers = {run: job.name for job in before for run in job.runs}
     jobs = []
-    for _, group in itertools.groupby(runs, key=lambda run: run.stream):
-        part = list(group)
+    for part in by_stream(runs):
         needs = {makers[teacher.id] for run in part for teacher in run.teachers}
         jobs.append(_job(stem, _restrict(params, part), _part(part), out_dir, sorted(needs), part))
     return jobs
@@ -124,7 +123,9 @@ def _restrict(params: Params, runs: list[Run]) -> Params:
         values = tuple(value for value in found if value in getattr(params, axis))
         if values:
             axes[axis] = values
-    return params.model_copy(update=axes)
+    restricted = params.model_copy(update=axes)
+    alone = {run.id for run in runs}.isdisjoint(run.id for run in grid.control_runs(restricted))
+    return restricted.model_copy(update={"controls": {}}) if alone else restricted
 
 
 def _part(runs: list[Run]) -> str:

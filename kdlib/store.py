@@ -58,7 +58,7 @@ def read_row(path: Path) -> Row:
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a file whose hash is the stated one; DamagedError naming the file otherwise."""
+    """The tensors of a file whose hash is the stated one; DamagedError with its name otherwise."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedError(f"{path} is damaged: it has another sha256 than its row states")

@@ -132,7 +132,7 @@ class _Student:
             self.shares.append(_norm(pull) / _norm(label_pull))
 
     def end_epoch(self, epoch: int, steps: int) -> dict[str, float]:
-        """The epoch's mean of each term; a loss that is not finite is noted as the run's failure."""
+        """The epoch's mean of each term; one that is not finite is noted as the run's failure."""
         means = {name: total.item() / steps for name, total in self.totals.items()}
         self.totals = {}
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]

@@ -54,7 +54,7 @@ class View:
 
     logits: (B, K). embedding: (B, D), the input of the classifier. features: stage name ->
     (B, C, H, W), in order from input to output. side_logits, side_features: stage name -> (B, K)
-    and (B, D) of the side heads, empty without them. classify: the network's head, (B, D) -> (B, K).
+    and (B, D) of the side heads, empty without them. classify: the head, (B, D) -> (B, K).
     temperature: what validation fitted to divide the logits by, 1 where nothing was fitted.
     """
 

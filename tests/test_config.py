@@ -87,7 +87,9 @@ def test_every_profile_plans(profile):
     assert len(set(names)) == len(names)
     for position, job in enumerate(made.jobs):
         assert set(job.needs) <= set(names[:position])
-    assert sorted(run.id for run in made.runs) == sorted(run for job in made.jobs for run in job.runs)
+    assert sorted(run.id for run in made.runs) == sorted(
+        run for job in made.jobs for run in job.runs
+    )
 
 
 def test_the_grids_have_their_published_size():

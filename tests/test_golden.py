@@ -17,8 +17,9 @@ from kdlib.config import Params
 
 GOLDEN = Path(__file__).with_name("golden.json")
 BASE = {
-    "imbalance_factor": 20, "batch_size": 16, "epochs": 2, "warmup_epochs": 1, "augment": {"crop": 1},
-    "teacher_losses": ["ce"], "teacher_model": "resnet8_half", "options": {"crd": {"negatives": 8}},
+    "imbalance_factor": 20, "batch_size": 16, "epochs": 2, "warmup_epochs": 1,
+    "augment": {"crop": 1}, "teacher_losses": ["ce"], "teacher_model": "resnet8_half",
+    "options": {"crd": {"negatives": 8}},
 }  # fmt: skip
 
 

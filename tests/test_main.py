@@ -37,7 +37,8 @@ def refused(capsys, out, *arguments):
     files = [path for path in out.rglob("*") if path.is_file() and ".batch" not in path.parts]
     assert [path.read_text() for path in files] == ["{}"]
     message = capsys.readouterr().err
-    assert message.startswith("kdlib: ") and message.count("\n") == 1
+    assert message.startswith("kdlib: ")
+    assert message.count("\n") == 1
     return message
 
 
@@ -81,7 +82,8 @@ def test_a_missing_data_set(own_profile, capsys, out, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", offline)
     own_profile(f"data: cifar10\ndata_dir: {tmp_path / 'nowhere'}\n")
     message = refused(capsys, out, "mine")
-    assert "cifar10.npz" in message and "KDLIB_DATA" in message
+    assert "cifar10.npz" in message
+    assert "KDLIB_DATA" in message
 
 
 def test_a_tampered_known_set(own_profile, capsys, out, tmp_path):
@@ -94,12 +96,17 @@ def test_a_tampered_known_set(own_profile, capsys, out, tmp_path):
     )  # fmt: skip
     own_profile(f"data: mnist\ndata_dir: {tmp_path}\n")
     message = refused(capsys, out, "mine")
-    assert "fingerprint" in message and "--trust-data" in message
+    assert "fingerprint" in message
+    assert "--trust-data" in message
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("another", "does not fit resnet8"), ("cut", "is no readable checkpoint"), ("gone", "no check")],
+    [
+        ("another", "does not fit resnet8"),
+        ("cut", "is no readable checkpoint"),
+        ("gone", "no check"),
+    ],
 )
 def test_a_given_teacher_that_cannot_be(own_profile, capsys, out, tmp_path, damage, message):
     path = tmp_path / "mine.safetensors"

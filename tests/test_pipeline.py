@@ -88,7 +88,8 @@ def test_a_raised_version_of_the_teachers_parts_reaches_the_student(finished, mo
     entry = registry.LABEL_LOSSES["ce"]
     raised = registry.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
     monkeypatch.setitem(registry.LABEL_LOSSES._entries, "ce", raised)
-    assert Store(folder).row(run) is None and Store(folder).row(run.teachers[0]) is None
+    assert Store(folder).row(run) is None
+    assert Store(folder).row(run.teachers[0]) is None
 
 
 def test_metrics_can_be_recomputed_exactly(finished):
@@ -111,7 +112,8 @@ def test_a_row_says_where_it_comes_from(finished):
     assert row["data"]["class_counts"] == [86, 63, 45, 32, 24, 16, 12, 8, 6, 4]
     assert set(row["data"]["fingerprint"]) == {"train", "test"}
     assert len(row["data"]["split_hash"]) == 64
-    assert row["versions"]["KD method kd"] == 1 and row["versions"]["teacher's label loss ce"] == 1
+    assert row["versions"]["KD method kd"] == 1
+    assert row["versions"]["teacher's label loss ce"] == 1
     assert row["provenance"]["versions"]["torch"] == torch.__version__
     assert row["run"]["objective"]["kd"]["temperature"] == 4.0
     assert row["run"]["recipe"]["lr"] == pytest.approx(0.1 * 16 / 128)
@@ -121,7 +123,10 @@ def test_a_row_says_where_it_comes_from(finished):
 
 
 def test_kd_that_does_nothing_is_flagged(tmp_path):
-    options = {"kd": {"weight": 1e-6, "label_weight": 1.0}, "kd_alone": {"of": "kd", "label_weight": 0}}
+    options = {
+        "kd": {"weight": 1e-6, "label_weight": 1.0},
+        "kd_alone": {"of": "kd", "label_weight": 0},
+    }
     lab, runs = lab_and_runs(tmp_path, kd_methods=["kd", "kd_alone"], options=options)
     off, alone = lab.complete(runs)
     assert off["flags"] == ["KD is off (first epoch)"]
@@ -133,15 +138,13 @@ def test_kd_that_does_nothing_is_flagged(tmp_path):
 def test_damage_is_named_and_never_loaded(copy, kind, damage):
     folder, row, run = copy
     store = Store(folder)
-    path = store.path(run, kind)
+    path, sha256 = store.path(run, kind), row["files"].get(kind)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content) if damage == "flip" else bytes(content[: len(content) // 2]))
+    read = (lambda: read_row(path)) if kind == "rows" else (lambda: read_tensors(path, sha256))
     with pytest.raises(DamagedError, match=path.name):
-        if kind == "rows":
-            read_row(path)
-        else:
-            read_tensors(path, row["files"][kind])
+        read()
 
 
 def test_a_damaged_row_is_done_again(copy, caplog):
@@ -172,14 +175,16 @@ def test_a_failed_run_is_named_and_the_others_are_stored(tmp_path):
     )
     with pytest.raises(pipeline.FailedRuns, match=bad.id):
         lab.complete([bad, runs[1]])
-    assert lab.stored(runs[1]) is not None and lab.stored(bad) is None
+    assert lab.stored(runs[1]) is not None
+    assert lab.stored(bad) is None
 
 
 def test_load_student_predicts_in_five_lines(finished):
     folder, row, _ = finished
     network = load_student(row["id"], folder)
     probs = network(torch.rand(2, 1, 8, 8)).logits.softmax(1)
-    assert [network.classes[i] for i in probs.argmax(1)] and not network.training
+    assert [network.classes[i] for i in probs.argmax(1)]
+    assert not network.training
     with pytest.raises(LookupError, match=f"did you mean {row['id']!r}"):
         load_student(row["id"][:-1], folder)
     with pytest.raises(LookupError, match="no rows at all"):
@@ -291,4 +296,5 @@ def test_the_controls_are_what_they_say(finished):
     record, lab = pipeline.image_set("digits", None, None, False), Lab(folder)
     rows = evaluate.balanced_indices(record, lab.selection(run), run.seed)
     assert not set(rows) & set(lab.selection(run).train_indices)
-    assert len(set(np.bincount(record.train_labels[rows]))) == 1 and len(rows) == 210
+    assert len(set(np.bincount(record.train_labels[rows]))) == 1
+    assert len(rows) == 210

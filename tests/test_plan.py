@@ -74,3 +74,16 @@ def test_wrong_names_are_refused():
     with pytest.raises(ValueError, match=r"01_teachers.yaml.*unknown key 'lrr'.*'lr'"):
         plan("digits", lrr=1)
     assert set(AXES.values()) <= set(Params.model_fields)
+
+
+def test_control_grids_travel_with_the_jobs_of_their_teachers(digits):
+    controls = {
+        "temperature": {"kd_methods": ["kd_T1"], "teacher_losses": ["ce"], "student_losses": "bs"}
+    }
+    options = {"kd_T1": {"of": "kd", "temperature": 1}}
+    made = plan("digits", "out", controls=controls, options=options)
+    for before, after in zip(digits.jobs, made.jobs, strict=True):
+        added = set(after.runs) - set(before.runs)
+        assert len(added) == (after.name.startswith("02_students/ce-"))
+        assert tuple(run.id for run in rebuilt(after)) == after.runs
+    assert len(grid.student_runs(made.parts[1][0])) == 136

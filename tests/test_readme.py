@@ -36,11 +36,14 @@ def test_what_the_readme_adds_makes_a_grid_of_its_own(registries, tmp_path):
         exec(compile(block, "README.md", "exec"), {"folder": tmp_path})
     params = Params.of(**TINY, data_dir=str(tmp_path))
     (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
-    assert row["data"]["name"] == "stripes" and set(row["weights"]) == {"label", "logit_mse"}
+    assert row["data"]["name"] == "stripes"
+    assert set(row["weights"]) == {"label", "logit_mse"}
 
 
 def test_a_student_is_taken_home(tmp_path, capsys):
-    params = Params(kd_methods=["none"], student_losses=["ce"], mixup=[False], epochs=1, batch_size=32)
+    params = Params(
+        kd_methods=["none"], student_losses=["ce"], mixup=[False], epochs=1, batch_size=32
+    )
     (row,) = Lab.of(params, tmp_path).complete(grid.student_runs(params))
     exec(compile(blocks()[0], "README.md", "exec"), {"run_id": row["id"], "results": tmp_path})
     assert re.match(r"\['\d', '\d'\]", capsys.readouterr().out)
@@ -48,5 +51,6 @@ def test_a_student_is_taken_home(tmp_path, capsys):
 
 def test_every_link_into_the_project_leads_somewhere():
     links = re.findall(r"\]\(((?!http)[^)#]+)\)", (ROOT / "README.md").read_text())
-    assert links and all((ROOT / link).exists() for link in links)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
     assert Path(ROOT / "run_all.sh").stat().st_mode & 0o100

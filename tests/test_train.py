@@ -67,7 +67,8 @@ def test_a_loss_that_is_not_finite_is_noted_and_harms_no_other(digits):
     ill, well = train.fit([broken, runs[1]], *digits, [network])
     assert ill.failure == "label, kd was not finite in epoch 1"
     (alone,) = train.fit([runs[1]], *digits, [network])
-    assert well.failure is None and same(alone.network.state_dict(), well.network.state_dict())
+    assert well.failure is None
+    assert same(alone.network.state_dict(), well.network.state_dict())
 
 
 def test_training_learns(digits):
@@ -119,12 +120,13 @@ def stream(alpha=0.0, crop=1, flip=True, seed=0, count=50):
 
 
 def test_batches_are_a_function_of_seed_and_epoch():
-    images, labels, one = stream(alpha=1.0)
+    _images, _labels, one = stream(alpha=1.0)
     first, again = list(one.epoch(3, 9)), list(one.epoch(3, 9))
     assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
     other = list(one.epoch(4, 9))
     assert not torch.equal(first[0].rows, other[0].rows)
-    assert len(first) == 3 and all(len(batch.rows) == 16 for batch in first)
+    assert len(first) == 3
+    assert all(len(batch.rows) == 16 for batch in first)
     rows = torch.cat([batch.rows for batch in first])
     assert len(rows.unique()) == 48  # without replacement, the short batch left out
 
@@ -167,7 +169,9 @@ def test_mixup_mixes_images_and_targets_alike():
 
 def test_lam_one_is_no_mixup():
     values = torch.rand(4, 3)
-    assert torch.equal(augment.mixup(values, Mix(torch.tensor([1, 2, 3, 0]), torch.tensor(1.0))), values)
+    assert torch.equal(
+        augment.mixup(values, Mix(torch.tensor([1, 2, 3, 0]), torch.tensor(1.0))), values
+    )
 
 
 def test_mixup_shares_follow_their_law():

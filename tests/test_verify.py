@@ -24,9 +24,16 @@ def test_honest_results_pass(results):
     folder, runs = results
     findings = verify(folder)
     assert findings.wrong == []
-    assert findings.summary() == "2 rows, 2 recomputed from their predictions, 0 not checkable, 0 wrong"
+    assert (
+        findings.summary()
+        == "2 rows, 2 recomputed from their predictions, 0 not checkable, 0 wrong"
+    )
     Store(folder).path(runs[0], "predictions").unlink()
-    assert verify(folder).summary().endswith("1 recomputed from their predictions, 1 not checkable, 0 wrong")
+    assert (
+        verify(folder)
+        .summary()
+        .endswith("1 recomputed from their predictions, 1 not checkable, 0 wrong")
+    )
 
 
 def change(path, edit):
@@ -42,7 +49,8 @@ def test_an_edited_metric_is_found_even_with_a_right_hash(results):
     path = Store(folder).path(runs[0], "rows")
     change(path, lambda row: row["metrics"]["test"].update(acc=0.99))
     (wrong,) = verify(folder).wrong
-    assert path.name in wrong and "test.acc is stated as 0.99, recomputed" in wrong
+    assert path.name in wrong
+    assert "test.acc is stated as 0.99, recomputed" in wrong
 
 
 def test_a_row_without_provenance_is_refused(results):
@@ -61,7 +69,8 @@ def test_a_flipped_byte_is_found_in_any_file(results, kind):
     content[-20] ^= 1
     path.write_bytes(bytes(content))
     (wrong,) = verify(folder).wrong
-    assert str(path) in wrong and "damaged" in wrong
+    assert str(path) in wrong
+    assert "damaged" in wrong
 
 
 def test_nothing_to_verify_is_an_error(tmp_path):
