@@ -78,9 +78,7 @@ def execute(
     home = out_dir / ".batch"
     home.mkdir(parents=True, exist_ok=True)
     with open(home / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             print(f"another batch is at work in {out_dir}", file=sys.stderr)
             return BUSY
         stored = survey()
@@ -97,6 +95,17 @@ def execute(
         if code == 0 and path.exists():
             print(path.read_text(encoding="utf-8").rstrip() if path.suffix == ".txt" else path)
     return code
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Take the lock. A killed batch may hold it until its memory is freed: wait for that a moment."""
+    for _ in range(10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
 
 
 def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collection[str]) -> None:
