@@ -98,7 +98,7 @@ def execute(
 
 
 def _locked(lock: IO[str]) -> bool:
-    """Take the lock. A killed batch may hold it until its memory is freed: wait for that a moment."""
+    """Take the lock; a killed batch may hold it until its memory is freed, so wait a moment."""
     for _ in range(10):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from kdlib import metrics, seeding
 from kdlib.data import ImageSet, Selection
 from kdlib.train import Trained, build_network, predict
 
-VERSION = 1  # of the metrics row: raise it when a change moves numbers
+VERSION = 1  # of `measure`, noted in each row; `python -m kdlib evaluate` brings old rows up to it
 CALIBRATION_IMAGES = 500  # a class, at most
 
 Predictions = dict[str, np.ndarray]

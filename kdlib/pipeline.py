@@ -161,6 +161,7 @@ class Lab:
             "classes": list(record.classes),
             "network": network_shape(run, record),
             "metrics": evaluate.measure(found, list(selection.class_counts)),
+            "evaluation": evaluate.VERSION,
             "history": trained.history,
             "selected_epoch": trained.selected_epoch,
             "kd_share": trained.kd_share,
@@ -186,7 +187,8 @@ class Lab:
         kept = row["metrics"].get("selected")
         metrics = evaluate.measure(found, row["data"]["class_counts"])
         metrics |= {"selected": kept} if kept else {}
-        return self.store.write(run, {**row, "metrics": metrics}, network.state_dict(), found)
+        row |= {"metrics": metrics, "evaluation": evaluate.VERSION}
+        return self.store.write(run, row, network.state_dict(), found)
 
     def network(self, run: Run) -> torch.nn.Module:
         """A run's trained network; where it is not stored (any more), the run is done for it alone
