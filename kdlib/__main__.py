@@ -9,6 +9,7 @@ import yaml
 from kdlib import _compat, batch
 from kdlib.pipeline import Lab
 from kdlib.plan import plan
+from kdlib.store import Store
 from kdlib.verify import verify
 
 
@@ -76,12 +77,18 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    whole, measured = plan(options.profile, options.out), 0
+    from kdlib import report  # pandas and seaborn: a second that the other commands save
+
+    whole = plan(options.profile, options.out)
+    measured = 0
     for params, runs in whole.parts:
         lab = Lab.of(params, whole.out_dir)
         measured += sum(lab.evaluate(run) is not None for run in runs)
     print(f"{measured} of {len(whole.runs)} runs measured again, the others have no checkpoint")
-    return batch.run(options.profile, out_dir=options.out, redraw=True)
+    rows = Store(whole.out_dir).rows()
+    for params in {params.setting: params for params, _ in whole.parts}.values():
+        print(report.write(rows, params, whole.out_dir))
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ def predictions(trained: Trained, record: ImageSet, selection: Selection) -> Pre
             found[f"{name}_labels"] = record.train_labels[rows].astype(np.int16)
             found[f"{name}_logits"] = predict(trained.network, record.train_images[rows])
     if trained.history and trained.selected_epoch != trained.history[-1]["epoch"]:
-        chosen = build_network(trained.run, record)
+        chosen = build_network(trained.run, record).to(next(trained.network.parameters()).device)
         chosen.load_state_dict(trained.selected)
         found["selected_test_logits"] = predict(chosen, record.test_images)
     for name, values in found.items():

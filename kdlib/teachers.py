@@ -18,8 +18,8 @@ class FrozenTeachers:
     view. No teachers at all is fine: no views.
     """
 
-    def __init__(self, networks: Sequence[nn.Module] = ()):
-        self.networks = [models.fold_batchnorm(network) for network in networks]
+    def __init__(self, networks: Sequence[nn.Module] = (), device: str = "cpu"):
+        self.networks = [models.fold_batchnorm(network).to(device) for network in networks]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[View, ...]:

@@ -219,7 +219,7 @@ def fit(
     if len({run.stream for run in runs}) != 1:
         raise ValueError(f"a cohort shares one stream, these do not: {[run.id for run in runs]}")
     with _threads(threads):
-        return _fit(runs, record, selection, FrozenTeachers(teachers), device)
+        return _fit(runs, record, selection, FrozenTeachers(teachers, device), device)
 
 
 def _fit(

@@ -31,10 +31,10 @@ class Findings:
 
     def summary(self) -> str:
         """One line for people."""
-        return (
-            f"{self.rows} rows, {self.recomputed} recomputed from their predictions, "
-            f"{self.rows - self.recomputed} not checkable, {len(self.wrong)} wrong"
-        )
+        parts = [f"{self.rows} rows", f"{self.recomputed} recomputed from their predictions"]
+        unknown = self.rows - self.recomputed
+        parts += [f"{unknown} not checkable: their predictions are not here"] * bool(unknown)
+        return ", ".join([*parts, f"{len(self.wrong)} wrong"])
 
 
 def verify(results: str | Path) -> Findings:

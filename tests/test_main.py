@@ -5,9 +5,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdlib import models
+from kdlib import Lab, models
 from kdlib.__main__ import main
-from kdlib.plan import ROOT
+from kdlib.plan import ROOT, plan
 
 
 @pytest.fixture
@@ -125,3 +125,25 @@ def test_an_own_profile_is_planned(own_profile, capsys, out):
     own_profile("seeds: [0, 1]\n")
     assert main(["run", "mine", "--out", str(out), "--dry-run"]) == 0
     assert "4 jobs, to do: 4 jobs, 16 runs" in capsys.readouterr().out
+
+
+def test_verify_and_evaluate(own_profile, capsys, tmp_path):
+    own_profile(
+        "kd_methods: none\nstudent_losses: ce\nteacher_losses: ce\nmixup: false\nepochs: 1\n"
+    )
+    folder = tmp_path / "params" / "mine"
+    (folder / "02_students.yaml").write_text("extends: 01_teachers.yaml\n")
+    made = plan("mine", tmp_path / "results")
+    for params, runs in made.parts:
+        Lab.of(params, made.out_dir).complete(runs)
+    assert main(["verify", str(made.out_dir)]) == 0
+    assert capsys.readouterr().out.endswith(
+        "2 rows, 2 recomputed from their predictions, 0 wrong\n"
+    )
+    assert main(["evaluate", "mine", "--out", str(made.out_dir)]) == 0
+    assert capsys.readouterr().out.startswith("2 of 2 runs measured again")
+    assert (made.out_dir / "report" / "index.html").exists()
+    path = next((made.out_dir / "02_students" / "rows").iterdir())
+    path.write_text(path.read_text().replace("acc", "axx", 1))
+    assert main(["verify", str(made.out_dir)]) == 1
+    assert path.name in capsys.readouterr().out

@@ -1,8 +1,11 @@
 """The README's Python is run, block after block, as a newcomer would; each is 15 lines at most."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from kdlib import Lab, Params, grid, registry
@@ -54,3 +57,46 @@ def test_every_link_into_the_project_leads_somewhere():
     assert links
     assert all((ROOT / link).exists() for link in links)
     assert Path(ROOT / "run_all.sh").stat().st_mode & 0o100
+
+
+def test_the_colab_quickstart_runs_and_resumes(tmp_path, monkeypatch):
+    """Its cells, on a faked Drive, with one epoch."""
+    mounted = []
+    drive = types.SimpleNamespace(mount=mounted.append)
+    for name, module in {
+        "google": types.ModuleType("google"),
+        "google.colab": types.SimpleNamespace(drive=drive),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    text = (ROOT / "COLAB_QUICKSTART.md").read_text()
+    cells = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(cells) == 5
+    assert all(line.startswith("%pip install") for line in cells[0].splitlines())
+    code = "\n".join(cells[1:]).replace("/content/drive/MyDrive", str(tmp_path))
+    code = code.replace("epochs=100", "epochs=1")
+    first: dict = {}
+    exec(compile(code, "COLAB_QUICKSTART.md", "exec"), first)
+    assert mounted == ["/content/drive"]
+    assert first["page"].exists()
+    assert len(first["students"]) == 10
+    monkeypatch.setattr("kdlib.train.fit", None)  # after a disconnect nothing is trained again
+    second: dict = {}
+    exec(compile(code, "COLAB_QUICKSTART.md", "exec"), second)
+    assert second["students"] == first["students"]
+
+
+def test_the_showcase_shows_the_best_and_the_plain_student():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import showcase
+
+    cells = pd.DataFrame(
+        {
+            "cell": ["a", "b", "plain"], "kd_method": ["kd", "kd", "none"], "student_loss": "ce",
+            "mixup": False, "acc": [0.5, 0.9, 0.4], "nll": 1.0, "ece": 0.1,
+            "harmonic": [0.2, 0.8, float("nan")],
+        }
+    )  # fmt: skip
+    lines = showcase.table(cells, rows=1).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| b", "| plain"]
+    assert lines[2] == "| b | 90.00 | 1.000 | 0.1000 | 0.800 |"
+    assert showcase.BLOCK.search((ROOT / "README.md").read_text())

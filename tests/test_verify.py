@@ -24,16 +24,9 @@ def test_honest_results_pass(results):
     folder, runs = results
     findings = verify(folder)
     assert findings.wrong == []
-    assert (
-        findings.summary()
-        == "2 rows, 2 recomputed from their predictions, 0 not checkable, 0 wrong"
-    )
+    assert findings.summary() == "2 rows, 2 recomputed from their predictions, 0 wrong"
     Store(folder).path(runs[0], "predictions").unlink()
-    assert (
-        verify(folder)
-        .summary()
-        .endswith("1 recomputed from their predictions, 1 not checkable, 0 wrong")
-    )
+    assert "1 recomputed from their predictions, 1 not checkable" in verify(folder).summary()
 
 
 def change(path, edit):
