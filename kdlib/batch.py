@@ -132,7 +132,9 @@ def _snakemake(home: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow / "Snakefile")]
     command += ["--profile", str(workflow / "profiles" / "local"), "--directory", str(home)]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {"args": [*command, *arguments], "env": os.environ | {"PYTHONPATH": paths}}
+    data = str(Path(os.environ.get("KDLIB_DATA") or "data").resolve())  # notebooks run elsewhere
+    environment = os.environ | {"PYTHONPATH": paths, "KDLIB_DATA": data}
+    return {"args": [*command, *arguments], "env": environment}
 
 
 def _pending(home: Path) -> set[str]:

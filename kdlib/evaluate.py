@@ -4,6 +4,7 @@ The test split is read here and nowhere else, once a run, when training is over.
 from the float16 logits as they are stored, so that it can be recomputed exactly.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from kdlib import metrics, seeding
 from kdlib.data import ImageSet, Selection
-from kdlib.train import Trained, build_network, predict
+from kdlib.train import Trained, predict
 
 VERSION = 1  # of `measure`, noted in each row; `python -m kdlib evaluate` brings old rows up to it
 CALIBRATION_IMAGES = 500  # a class, at most
@@ -33,7 +34,7 @@ def predictions(trained: Trained, record: ImageSet, selection: Selection) -> Pre
             found[f"{name}_labels"] = record.train_labels[rows].astype(np.int16)
             found[f"{name}_logits"] = predict(trained.network, record.train_images[rows])
     if trained.history and trained.selected_epoch != trained.history[-1]["epoch"]:
-        chosen = build_network(trained.run, record).to(next(trained.network.parameters()).device)
+        chosen = copy.deepcopy(trained.network)
         chosen.load_state_dict(trained.selected)
         found["selected_test_logits"] = predict(chosen, record.test_images)
     for name, values in found.items():

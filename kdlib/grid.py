@@ -1,7 +1,9 @@
 """From params to runs: the KD x calibration grid, every option of every run made explicit."""
 
+import functools
 import hashlib
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def _weight(term: Entry, options: dict[str, Any], key: str) -> float:
         weight = float(value)
     except (TypeError, ValueError):
         weight = -1.0
-    if weight < 0:
+    if not 0 <= weight < math.inf:
         raise ValueError(f"options: {key} of {term.name!r} takes a number >= 0, got {value!r}")
     return weight
 
@@ -53,6 +55,13 @@ def check_names(params: Params) -> None:
         if part not in TERMS and part not in LABEL_LOSSES:
             known = TERMS.names() + LABEL_LOSSES.names()
             raise ValueError(f"options: unknown method or loss {part!r}, {suggest(part, known)}")
+    for name, control in params.controls.items():
+        losses = (control.teacher_losses or ()) + (control.student_losses or ())
+        for loss in set(losses) - {GIVEN}:
+            part = params.options.get(loss, {}).get("of", loss)
+            if part not in LABEL_LOSSES:
+                hint = suggest(loss, LABEL_LOSSES.names())
+                raise ValueError(f"controls.{name}: unknown label loss {loss!r}, {hint}")
     untouched = Params.model_fields["teacher_losses"].default, (GIVEN,)
     if isinstance(params.teacher_model, Given) and params.teacher_losses not in untouched:
         raise ValueError(
@@ -150,7 +159,14 @@ def _base(params: Params, seed: int, stem: str) -> dict[str, Any]:
 
 def with_hash(given: Given) -> Given:
     """A given network with the sha256 of its file; OSError naming the file when it is not there."""
-    path = Path(given.checkpoint).expanduser()
+    path = Path(given.checkpoint).expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path} for the given model {given.model!r}")
-    return given.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    facts = path.stat()
+    sha256 = _sha256(path, facts.st_mtime_ns, facts.st_size)
+    return given.model_copy(update={"checkpoint": str(path), "sha256": sha256})
+
+
+@functools.lru_cache
+def _sha256(path: Path, modified: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
 """A student's loss: a weighted sum of named terms, built from the run's `objective`.
 
 A term is made by a registered factory `(context, **options) -> loss`, where `loss(forward)` is a
-function or a module (its parameters join the optimiser, its state the checkpoint). To add a KD
+function or a module (its parameters join the optimiser). To add a KD
 method, write one factory here and one row in tests/test_objectives.py.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib import losses, models, seeding
-from kdlib.config import Run
+from kdlib.config import Count, Fraction, Positive, Run
 from kdlib.registry import LABEL_LOSSES, MODELS, TERMS
 from kdlib.types import Forward, View
 
@@ -59,13 +59,14 @@ def term(
     name: str,
     weight: float,
     label_weight: float = 1.0,
-    teachers: int = 1,
+    teachers: int | None = 1,
     version: int = 1,
     scale: Callable[[Context], float] = lambda context: 1.0,
     check: Callable[..., None] = lambda options, class_counts, mixup: None,
 ) -> Callable:
     """Register a KD method's term: its default weights, how many teachers it takes, a `scale` of
-    the weight that depends on the networks, and a `check` of its options against the data."""
+    the weight that depends on the networks, and a `check` of its options against the data.
+    teachers: exactly so many, or None for a term that does not mind."""
     facts = {"weight": weight, "label_weight": label_weight, "teachers": teachers}
     return TERMS.register(name, version, **facts, scale=scale, check=check)
 
@@ -89,7 +90,7 @@ LABEL_LOSSES.register("bs")(losses.balanced_softmax)
 @term("kd", weight=0.9, label_weight=0.1)
 def kd(
     context: Context,
-    temperature: float = 4.0,
+    temperature: Positive = 4.0,
     space: Literal["plain", "adjusted"] = "plain",
     calibrated: bool = False,
 ) -> Callable:
@@ -157,10 +158,10 @@ class ContrastiveTerm(nn.Module):
     def __init__(
         self,
         context: Context,
-        negatives: int = 2048,
-        feature_dim: int = 128,
-        temperature: float = 0.07,
-        momentum: float = 0.5,
+        negatives: Count = 2048,
+        feature_dim: Count = 128,
+        temperature: Positive = 0.07,
+        momentum: Fraction = 0.5,
     ):
         super().__init__()
         self.seed = context.seed
@@ -209,8 +210,8 @@ def build(run: Run, context: Context) -> nn.ModuleDict:
             terms[name] = Term(_label_term(context, **options), weight)
             continue
         entry = TERMS[name]
-        if entry.facts["teachers"] != len(run.teachers):
-            wanted = entry.facts["teachers"]
+        wanted = entry.facts["teachers"]
+        if wanted is not None and wanted != len(run.teachers):
             raise ValueError(f"{name} takes {wanted} teacher(s), got {len(run.teachers)}")
         weight *= entry.facts["scale"](context)
         terms[name] = Term(entry.build(context, **options), weight)
@@ -247,5 +248,9 @@ def check(run: Run, in_channels: int, image_size: int, labels: Tensor, counts: T
         raise ValueError(
             f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images"
         )
+    label = dict(run.objective.get(LABEL, {"loss": "ce", "weight": 1.0}))
+    loss = LABEL_LOSSES[label.pop("loss")].build
+    label.pop("weight")
+    loss(torch.zeros(2, len(counts)), torch.zeros(2, dtype=torch.int64), counts, **label)
     views = [dry_view(network.model, *shape) for network in (run, *run.teachers)]
     build(run, Context(views[0], tuple(views[1:]), labels, counts, run.seed))

@@ -11,7 +11,7 @@ import platform
 import resource
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from kdlib import _compat, evaluate, models, objectives, train
 from kdlib.config import Execution, Params, Run, by_stream
 from kdlib.data import ImageSet, Selection, load, select
-from kdlib.store import DamagedError, Row, Store, read_given
+from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
 
 LOW_SHARE, HIGH_SHARE = 0.01, 50.0
 
@@ -70,6 +70,8 @@ class Lab:
         self.store = Store(out_dir)
         self.execution = execution or Execution()
         self.device = resolve_device(self.execution.device)
+        if self.device == "cuda":
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 is fp32, not TF32
         self.data_dir, self.trust_data = data_dir, trust_data
 
     @classmethod
@@ -88,13 +90,14 @@ class Lab:
         key = (run.imbalance_factor, run.val_fraction, run.seed)
         return image_selection(run.data, self.data_dir, run.image_size, self.trust_data, *key)
 
-    def check(self, runs: Sequence[Run]) -> None:
+    def check(self, runs: Collection[Run]) -> None:
         """Refuse what cannot work, by name, before anything is trained."""
         for run in runs:
             record, selection = self.record(run), self.selection(run)
             labels = torch.from_numpy(record.train_labels[selection.train_indices])
             counts = torch.as_tensor(selection.class_counts)
             objectives.check(run, record.in_channels, record.image_size, labels, counts)
+            check_precision(run.precision, self.device)
             if run.given:
                 self._given_network(run)
 
@@ -107,23 +110,41 @@ class Lab:
             return None
 
     def complete(self, runs: Sequence[Run]) -> list[Row]:
-        """The rows of all runs, in order; those that are not stored yet are carried out first.
+        """The rows of all runs, in order; those that are not stored yet, or were made with other
+        data under the same name, are carried out first.
 
         FailedRuns names the runs that went wrong, after all others are stored.
         """
-        missing = [run for run in runs if self.stored(run) is None]
-        self.check(missing)
-        failures = []
-        for run in missing:
-            if run.given:
-                self._store(train.Trained(run, self._given_network(run)))
-        size = self.execution.cohort_size
-        for cohort in by_stream(run for run in missing if not run.given):
-            for start in range(0, len(cohort), size):
-                failures += self._train(cohort[start : start + size])
+        found = {run.id: self.stored(run) for run in runs}
+        if None in found.values():  # so the data are read anyway
+            found = {run.id: self._same_data(run, found[run.id]) for run in runs}
+        failures = self._carry_out({run.id: run for run in runs if found[run.id] is None}.values())
         if failures:
             raise FailedRuns("; ".join(failures))
         return [self.store.row(run) for run in runs]
+
+    def _same_data(self, run: Run, row: Row | None) -> Row | None:
+        facts = data_facts(self.record(run), self.selection(run))
+        if row is None or row["data"] == facts:
+            return row
+        log.warning("%s was made with other data under the name %r; done again", run.id, run.data)
+        return None
+
+    def _carry_out(self, runs: Collection[Run]) -> list[str]:
+        """Train (or measure, where a network was given) and store; what went wrong, in words."""
+        self.check(runs)
+        failures = []
+        for run in runs:
+            if run.given:
+                self._store(train.Trained(run, self._given_network(run)))
+        for cohort in by_stream(run for run in runs if not run.given):
+            size = 1 if cohort[0].precision == "fp16" else self.execution.cohort_size
+            for start in range(0, len(cohort), size):
+                try:
+                    failures += self._train(cohort[start : start + size])
+                except FailedRuns as error:  # of a teacher
+                    failures.append(str(error))
+        return failures
 
     def _train(self, cohort: Sequence[Run]) -> list[str]:
         teachers = [self.network(teacher) for teacher in cohort[0].teachers]
@@ -138,16 +159,24 @@ class Lab:
         )
         failures = []
         for one in trained:
-            if one.failure:
-                failures.append(f"{one.run.id}: {one.failure}")
-            else:
+            try:
+                if one.failure:
+                    raise ValueError(one.failure)
                 self._store(one)
+            except ValueError as error:
+                failures.append(f"{one.run.id}: {error}")
         return failures
 
     def _given_network(self, run: Run) -> torch.nn.Module:
-        network = train.build_network(run, self.record(run))
-        if run.given.preprocess:
-            network.preprocess = models.Preprocess(**run.given.preprocess)
+        record, given = self.record(run), run.given
+        if given.classes and given.classes != record.classes:
+            theirs, ours = list(given.classes), list(record.classes)
+            raise ValueError(f"{given.checkpoint} has the classes {theirs}, {run.data} has {ours}")
+        network = train.build_network(run, record)
+        if given.preprocess:
+            size = network.preprocess.image_size
+            own = given.preprocess
+            network.preprocess = models.Preprocess(own.mean, own.std, size)
         where = f"{run.given.checkpoint} does not fit {run.model}"
         _load_given(network, read_given(run.given), where)
         return network.eval()
@@ -159,7 +188,7 @@ class Lab:
             "labels": run.labels,
             "run": run.identity(),
             "classes": list(record.classes),
-            "network": network_shape(run, record),
+            "network": train.network_shape(run, record),
             "metrics": evaluate.measure(found, list(selection.class_counts)),
             "evaluation": evaluate.VERSION,
             "history": trained.history,
@@ -176,7 +205,8 @@ class Lab:
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
-        done or has no checkpoint. What only training can tell (history, the selected epoch) stays.
+        done or has no checkpoint. What only training can tell stays: the history, and the
+        predictions of the selected epoch.
         """
         row = self.stored(run)
         if row is None or not self.store.path(run, "checkpoints").exists():
@@ -184,9 +214,11 @@ class Lab:
         network = self.store.network(run)
         trained = train.Trained(run, network)
         found = evaluate.predictions(trained, self.record(run), self.selection(run))
-        kept = row["metrics"].get("selected")
+        path = self.store.path(run, "predictions")
+        before = read_tensors(path, row["files"]["predictions"]) if path.exists() else {}
+        if "selected_test_logits" in before:
+            found["selected_test_logits"] = before["selected_test_logits"].numpy()
         metrics = evaluate.measure(found, row["data"]["class_counts"])
-        metrics |= {"selected": kept} if kept else {}
         row |= {"metrics": metrics, "evaluation": evaluate.VERSION}
         return self.store.write(run, row, network.state_dict(), found)
 
@@ -198,8 +230,9 @@ class Lab:
             return self.store.network(run)
         except (DamagedError, FileNotFoundError) as error:
             log.warning("%s; rebuilding %s", error, run.id)
-        self.store.path(run, "rows").unlink()
-        after = self.complete([run])[0]
+        if failures := self._carry_out([run]):
+            raise FailedRuns("; ".join(failures))
+        after = self.store.row(run)
         if after["metrics"] != before["metrics"]:
             was, now = (row["metrics"]["test"]["acc"] for row in (before, after))
             log.warning(
@@ -233,14 +266,11 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def network_shape(run: Run, record: ImageSet) -> dict[str, Any]:
-    """The arguments of `models.build` that make a run's network again."""
-    return {
-        "name": run.model,
-        "num_classes": record.num_classes,
-        "in_channels": record.in_channels,
-        "image_size": record.image_size,
-    }
+def check_precision(precision: str, device: str) -> None:
+    """bf16 on a GPU that only emulates it is slow (pytorch#148322): ValueError naming fp16."""
+    if precision == "bf16" and device == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ValueError("precision bf16 is only emulated by this GPU, use fp16 or fp32")
 
 
 def flags(trained: train.Trained) -> list[str]:
@@ -277,15 +307,19 @@ def peak_memory_mb() -> float:
 @functools.cache
 def _git(*arguments: str) -> str:
     folder = Path(__file__).parent
-    command = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    try:
+        command = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
     return command.stdout.strip()
 
 
 def provenance(device: str, execution: Execution) -> dict[str, Any]:
     """Which code, on what, with which versions."""
+    own = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parent.parent)
     return {
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--", ".")),
+        "commit": _git("rev-parse", "HEAD") if own else "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if own else None,
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
         "threads": execution.threads,
         "versions": {

@@ -83,6 +83,10 @@ def plan(profile: str, out_dir: str | Path | None = None, **changes: Any) -> Pla
             raise LookupError(f"{path}: no notebook of that name, {suggest(path.stem, RUNS)}")
         for setting, params in load_settings(path).items():
             params = validate(Params, merge(params.model_dump(), changes), f"{path} with changes")
+            if params.data_dir:  # notebooks have another working directory
+                params = params.model_copy(
+                    update={"data_dir": str(Path(params.data_dir).resolve())}
+                )
             made = RUNS[path.stem](params)
             before = jobs.setdefault(setting, [])
             before += _jobs(path.stem, params, made, out_dir, before)
@@ -121,7 +125,7 @@ def _restrict(params: Params, runs: list[Run]) -> Params:
     for label, axis in AXES.items():
         found = dict.fromkeys(run.labels[label] for run in runs if label in run.labels)
         values = tuple(value for value in found if value in getattr(params, axis))
-        if values:
+        if found and not (axis == "teacher_losses" and not values):  # "none" is no level of it
             axes[axis] = values
     restricted = params.model_copy(update=axes)
     alone = {run.id for run in runs}.isdisjoint(run.id for run in grid.control_runs(restricted))

@@ -58,9 +58,21 @@ def build_network(run: Run, record: ImageSet) -> nn.Module:
     """A run's network with its initial weights, a function of (seed, model), and its preprocessing:
     the set's own statistics."""
     seeding.seed_global(run.seed, f"init {run.model}")
-    network = models.build(run.model, record.num_classes, record.in_channels, record.image_size)
-    network.preprocess = models.Preprocess(record.mean, record.std, record.image_size)
+    network = models.build(**network_shape(run, record))
+    size = network.preprocess.image_size
+    network.preprocess = models.Preprocess(record.mean, record.std, size)
     return network
+
+
+def network_shape(run: Run, record: ImageSet) -> dict[str, Any]:
+    """The arguments of `models.build` that make a run's network again."""
+    own = run.given.preprocess if run.given else None
+    return {
+        "name": run.model,
+        "num_classes": record.num_classes,
+        "in_channels": record.in_channels,
+        "image_size": (own and own.image_size) or record.image_size,
+    }
 
 
 @torch.no_grad()
@@ -152,7 +164,11 @@ class _Student:
         if trained.failure:
             return
         if len(labels):
-            probs = metrics.softmax(predict(trained.network, images))
+            logits = predict(trained.network, images)
+            if not logits.isfinite().all():
+                trained.failure = f"validation logits were not finite in epoch {epoch}"
+                return
+            probs = metrics.softmax(logits)
             weights = metrics.class_weights(labels, probs.shape[1])
             entry["val_acc"] = metrics.accuracy(probs, labels, weights=weights)
             entry["val_nll"] = metrics.nll(probs, labels, weights=weights)
@@ -214,10 +230,13 @@ def fit(
     model and objective. `teachers` are the trained networks of the runs' teachers, in their order.
 
     Returns one `Trained` a run, in order; a run whose loss stopped being finite says so in
-    `failure`, the others are not touched by it. ValueError when the runs do not share a stream.
+    `failure`, the others are not touched by it. ValueError when the runs do not share a stream, or
+    share the gradient scaling of fp16: one student's overflow would be everyone's.
     """
     if len({run.stream for run in runs}) != 1:
         raise ValueError(f"a cohort shares one stream, these do not: {[run.id for run in runs]}")
+    if runs[0].precision == "fp16" and len(runs) > 1:
+        raise ValueError(f"precision fp16 trains one student at a time, got {len(runs)}")
     with _threads(threads):
         return _fit(runs, record, selection, FrozenTeachers(teachers, device), device)
 

@@ -123,7 +123,14 @@ def test_an_id_is_what_decides_the_numbers_and_nothing_else():
         ({"student_losses": ["bss"]}, "unknown label loss 'bss', did you mean 'bs'"),
         ({"options": {"kdd": {}}}, "unknown method or loss 'kdd', did you mean 'kd'"),
         ({"options": {"kd": {"temprature": 2}}}, "did you mean 'temperature'"),
-        ({"options": {"kd": {"temperature": "warm"}}}, "kd.temperature takes float, got 'warm'"),
+        ({"options": {"kd": {"temperature": "warm"}}}, "kd.temperature: .*number.*, got 'warm'"),
+        ({"options": {"kd": {"temperature": 0}}}, "kd.temperature: .*greater than 0, got 0"),
+        ({"options": {"kd": {"weight": float("nan")}}}, "weight of 'kd' takes .*, got nan"),
+        ({"controls": {"c": {"kd_methods": "kd", "teacher_losses": "cee"}}}, "controls.c: .*'cee'"),
+        ({"seeds": [0, 0]}, "seeds: .*a value stands twice"),
+        ({"student_losses": []}, "student_losses: .*at least 1 item"),
+        ({"milestones": [3]}, "milestones go with schedule 'step'"),
+        ({"optimizer": "adam"}, "lr must be given for adam"),
         ({"options": {"kd": {"weight": -1}}}, "weight of 'kd' takes a number >= 0, got -1"),
         ({"teacher_recipe": {"epoch": 2}}, "unknown key 'epoch', did you mean 'epochs'"),
         ({"teacher_model": {"model": "resnet8", "checkpoint": "no.safetensors"}}, "no checkpoint"),
@@ -132,6 +139,14 @@ def test_an_id_is_what_decides_the_numbers_and_nothing_else():
 def test_a_bad_grid_is_refused_by_name(changes, message):
     with pytest.raises((ValueError, LookupError, OSError), match=message):
         grid.student_runs(Params.of(**changes))
+
+
+def test_a_changed_copy_has_an_id_of_its_own():
+    run = grid.student_runs(Params())[0]
+    changed = run.model_copy(update={"seed": 7})
+    assert (run.seed, changed.seed) == (0, 7)
+    assert run.id != run.model_copy(update={"seed": 7}).id
+    assert run.stream != run.model_copy(update={"seed": 7}).stream
 
 
 def test_a_variant_is_a_method_of_its_own():

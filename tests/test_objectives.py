@@ -103,7 +103,7 @@ def test_kd_matches_what_its_options_say(digits):
     assert not torch.equal(found, plain)
     found = objectives.kd(context, space="adjusted")(forward)
     assert torch.equal(found, losses.kd(own.logits + counts.log(), teacher.logits, 4.0))
-    with pytest.raises(ValueError, match=r"kd.space takes .*plain.*got 'odd'"):
+    with pytest.raises(ValueError, match=r"kd.space: .*plain.*got 'odd'"):
         student_run(kd_methods=["kd"], options={"kd": {"space": "odd"}})
 
 
@@ -147,6 +147,11 @@ def test_what_cannot_be_is_refused_before_training(digits):
         check(student_run(kd_methods=["kd"], student_model="resnet9"), digits)
     with pytest.raises(ValueError, match=r"teacher_cnn1.*8"):
         check(student_run(kd_methods=["kd"], teacher_model="teacher_cnn1"), digits)
+    too_much = student_run(
+        kd_methods=["kd"], student_losses=["als"], options={"als": {"head": 1.5}}
+    )
+    with pytest.raises(ValueError, match=r"head must .*1.5"):
+        check(too_much, digits)
     run = student_run(kd_methods=["kd"])
     with pytest.raises(ValueError, match=r"kd takes 1 teacher\(s\), got 0"):
         check(run.model_copy(update={"teachers": ()}), digits)

@@ -7,7 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdlib import Lab, Params, evaluate, grid, load_student, metrics, pipeline, registry, train
+from kdlib import Lab, Params, evaluate, grid, load_student, metrics, models, pipeline, train
+from kdlib import registry as parts
 from kdlib.store import DamagedError, Store, read_given, read_row, read_tensors, write_atomic
 
 BASE = {
@@ -76,18 +77,18 @@ def test_one_changed_option_retrains_just_its_run(copy):
 def test_a_raised_version_makes_rows_stale(finished, monkeypatch):
     folder, _, run = finished
     assert Store(folder).row(run) is not None
-    entry = registry.TERMS["kd"]
-    raised = registry.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
-    monkeypatch.setitem(registry.TERMS._entries, "kd", raised)
+    entry = parts.TERMS["kd"]
+    raised = parts.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
+    monkeypatch.setitem(parts.TERMS._entries, "kd", raised)
     assert Store(folder).row(run) is None
     assert Store(folder).row(run.teachers[0]) is not None
 
 
 def test_a_raised_version_of_the_teachers_parts_reaches_the_student(finished, monkeypatch):
     folder, _, run = finished
-    entry = registry.LABEL_LOSSES["ce"]
-    raised = registry.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
-    monkeypatch.setitem(registry.LABEL_LOSSES._entries, "ce", raised)
+    entry = parts.LABEL_LOSSES["ce"]
+    raised = parts.Entry(entry.name, entry.build, entry.version + 1, entry.facts)
+    monkeypatch.setitem(parts.LABEL_LOSSES._entries, "ce", raised)
     assert Store(folder).row(run) is None
     assert Store(folder).row(run.teachers[0]) is None
 
@@ -166,6 +167,53 @@ def test_a_missing_teacher_is_rebuilt_alone(copy):
     rebuilt = Lab(folder).network(teacher).state_dict()
     assert all(torch.equal(value, rebuilt[name]) for name, value in state.items())
     assert store.path(run, "rows").stat().st_mtime_ns == untouched
+
+
+def test_rows_of_other_data_under_the_same_name_are_done_again(copy, monkeypatch, caplog):
+    folder, _, run = copy
+    lab, runs = lab_and_runs(folder, kd_methods=["kd", "rkd"])
+    facts = pipeline.data_facts
+
+    def other(record, selection):
+        return facts(record, selection) | {"split_hash": "other"}
+
+    monkeypatch.setattr(pipeline, "data_facts", other)
+    again, _ = lab.complete(runs)
+    assert again["data"]["split_hash"] == "other"
+    assert f"{run.id} was made with other data" in caplog.text
+
+
+def test_without_git_a_row_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    pipeline._git.cache_clear()
+    found = pipeline.provenance("cpu", pipeline.Execution())
+    pipeline._git.cache_clear()
+    assert (found["commit"], found["dirty"]) == ("unknown", None)
+
+
+def test_a_given_teacher_must_know_the_same_classes(finished, tmp_path):
+    folder, _, run = finished
+    path = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(Store(folder).network(run.teachers[0]).state_dict(), path)
+    model = {"model": "resnet8_half", "checkpoint": str(path), "classes": list("9876543210")}
+    lab, runs = lab_and_runs(tmp_path / "out", teacher_model=model, teacher_losses=["given"])
+    with pytest.raises(ValueError, match=r"mine.safetensors has the classes \['9', .*digits has"):
+        lab.complete(runs)
+
+
+def test_a_given_teacher_keeps_its_own_size_and_statistics(tmp_path):
+    state = models.build("resnet8_half", 10, 1, 16).state_dict()
+    state = {name: value for name, value in state.items() if "preprocess" not in name}
+    safetensors.torch.save_file(state, tmp_path / "mine.safetensors")
+    own = {"mean": [0.3], "std": [0.4], "image_size": 16}
+    model = {"model": "resnet8_half", "checkpoint": str(tmp_path / "mine.safetensors")}
+    lab, runs = lab_and_runs(
+        tmp_path / "out", teacher_model=model | {"preprocess": own}, teacher_losses=["given"]
+    )
+    lab.complete(runs)
+    network = lab.store.network(runs[0].teachers[0])
+    assert network.preprocess.image_size == 16
+    assert network.preprocess.mean.flatten().tolist() == pytest.approx([0.3])
 
 
 def test_a_failed_run_is_named_and_the_others_are_stored(tmp_path):
@@ -270,8 +318,17 @@ def test_an_unknown_device_is_refused():
         pipeline.resolve_device("gpu")
 
 
-def test_a_stored_run_can_be_measured_again(copy):
-    folder, row, run = copy
+def test_a_stored_run_can_be_measured_again(tmp_path, monkeypatch):
+    def chosen_early(*arguments):
+        (trained,) = fit(*arguments)
+        trained.selected_epoch = 1
+        return [trained]
+
+    fit, folder = train.fit, tmp_path
+    monkeypatch.setattr(train, "fit", chosen_early)
+    lab, (run,) = lab_and_runs(folder, epochs=2)
+    (row,) = lab.complete([run])
+    assert "selected" in row["metrics"]  # what only training can tell
     before = contents(folder)
     assert Lab(folder).evaluate(run) == row
     assert contents(folder) == before

@@ -31,9 +31,12 @@ def test_the_default_profile(digits):
     assert len(digits.jobs[-1].needs) == 12
 
 
-@pytest.mark.parametrize("profile", ["digits", "paper"])
-def test_a_jobs_parameters_make_exactly_its_runs(profile):
-    for job in plan(profile, "out").jobs:
+@pytest.mark.parametrize(
+    ("profile", "changes"),
+    [("digits", {}), ("paper", {}), ("digits5", {}), ("digits5", {"kd_methods": ["none"]})],
+)
+def test_a_jobs_parameters_make_exactly_its_runs(profile, changes):
+    for job in plan(profile, "out", **changes).jobs:
         assert tuple(run.id for run in rebuilt(job)) == job.runs
         assert set(job.params) == set(parameter_names_of(job))
 

@@ -1,12 +1,10 @@
-"""The loop: a cohort is as good as lone runs, bit for bit; resuming needs no random state."""
-
-import dataclasses
+"""The loop: a cohort is as good as lone runs, bit for bit; randomness is a function of the seed."""
 
 import numpy as np
 import pytest
 import torch
 
-from kdlib import augment, data, grid, metrics, seeding, train
+from kdlib import augment, data, grid, losses, metrics, seeding, train
 from kdlib.config import Augment, Params, Recipe
 from kdlib.types import Mix
 
@@ -71,6 +69,35 @@ def test_a_loss_that_is_not_finite_is_noted_and_harms_no_other(digits):
     assert same(alone.network.state_dict(), well.network.state_dict())
 
 
+def test_a_student_that_breaks_in_the_last_step_harms_no_other(digits, monkeypatch):
+    """Its losses were finite all the time, its weights no longer are."""
+    runs = grid.student_runs(Params(kd_methods=["none"], **BASE | {"epochs": 1}))
+    real = train.predict
+
+    def predict(network, images):
+        logits = real(network, images)
+        return logits / 0 if network is broken[0] else logits
+
+    broken = []
+    init = train._Student.__init__
+
+    def remember(self, *arguments):
+        init(self, *arguments)
+        broken.append(self.trained.network)
+
+    monkeypatch.setattr(train._Student, "__init__", remember)
+    monkeypatch.setattr(train, "predict", predict)
+    ill, well = train.fit(runs, *digits)
+    assert ill.failure == "validation logits were not finite in epoch 1"
+    assert well.failure is None
+
+
+def test_fp16_trains_one_student_at_a_time(digits):
+    runs = grid.student_runs(Params(kd_methods=["none"], precision="fp16", **BASE))
+    with pytest.raises(ValueError, match="precision fp16 trains one student at a time, got 2"):
+        train.fit(runs, *digits)
+
+
 def test_training_learns(digits):
     params = Params(**BASE | {"epochs": 15, "mixup": [False], "student_losses": ["ce"]})
     (run,) = grid.teacher_runs(params)
@@ -85,10 +112,35 @@ def test_training_learns(digits):
     assert trained.history[trained.selected_epoch - 1]["val_acc"] == best
 
 
-def test_kd_share_is_the_ratio_of_gradient_norms(digits):
+def test_kd_share_is_the_ratio_of_gradient_norms(digits, monkeypatch):
+    monkeypatch.setattr(train, "PROBED_BATCHES", 1)
     runs = grid.student_runs(Params(kd_methods=["kd", "none"], **BASE | {"epochs": 1}))
     network = train.build_network(runs[-1], digits[0])
     taught = [run for run in runs if run.teachers]
+    record, selection = digits
+    labels = torch.from_numpy(record.train_labels[selection.train_indices])
+    images = torch.from_numpy(record.train_images[selection.train_indices])
+    run = taught[0]
+    stream = augment.Stream(images, labels, 10, 16, 0, run.augment, run.mixup_alpha)
+    batch, student = next(stream.epoch(0, 1)), train.build_network(run, record)
+    logits, teacher = student(batch.images).logits, network.eval()(batch.images).logits
+    parts = (
+        0.9 * losses.kd(logits, teacher, 4.0),
+        0.1 * losses.soft_cross_entropy(logits, batch.targets),
+    )
+    norms = [
+        torch.cat(
+            [
+                one.flatten()
+                for one in torch.autograd.grad(part, student.parameters(), retain_graph=True)
+            ]
+        )
+        .norm()
+        .item()
+        for part in parts
+    ]
+    (found,) = train.fit([run], record, selection, [network])
+    assert found.kd_share["first"] == pytest.approx(norms[0] / norms[1], rel=1e-3)
     (once,) = train.fit(taught[:1], *digits, [network])
     heavier = taught[0].objective | {"kd": {"weight": 9.0, "temperature": 4.0}}
     (more,) = train.fit([taught[0].model_copy(update={"objective": heavier})], *digits, [network])
@@ -187,4 +239,3 @@ def test_streams_of_randomness_do_not_touch():
         for key in [(0, "order", 0), (0, "order", 1), (1, "order", 0), (0, "mixup", 0)]
     }
     assert len(draws) == 4
-    assert dataclasses.is_dataclass(train.Trained)

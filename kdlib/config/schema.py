@@ -1,4 +1,4 @@
-"""What a run and a params file may say: pydantic models, YAML loading, every error by name.
+"""What a run and a params file may say: pydantic models, every error by name.
 
 A `Run` is one training (or one given checkpoint) with everything that decides its numbers; its `id`
 is a function of exactly that. A `Params` is a whole params file; `kdlib.grid` expands it into runs.
@@ -9,11 +9,18 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from kdlib.registry import Entry, suggest
 
@@ -27,9 +34,17 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int | float) else value
 
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Switches = Annotated[tuple[bool, ...], BeforeValidator(_as_tuple)]
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("a value stands twice")
+    return values
+
+
+_AXIS = (BeforeValidator(_as_tuple), AfterValidator(_distinct), Field(min_length=1))
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], *_AXIS]
+Levels = Annotated[tuple[str, ...], *_AXIS[:2]]  # may be empty: control grids alone
+Names = Annotated[tuple[str, ...], *_AXIS]
+Switches = Annotated[tuple[bool, ...], *_AXIS]
 
 
 class Strict(BaseModel):
@@ -53,7 +68,8 @@ class Recipe(Strict):
     """How a network is optimised. lr None: 0.1 for a batch of 128, in proportion to the batch.
 
     schedule "cosine" falls to 0 after `warmup_epochs` of linear warm-up; "step" multiplies lr by
-    `gamma` at each of `milestones` (epochs). `eval_every`: epochs between looks at validation.
+    `gamma` at each of `milestones` (epochs), without warm-up. `eval_every`: epochs between looks at
+    validation. lr must be given for adam.
     """
 
     epochs: Count = 200
@@ -68,20 +84,36 @@ class Recipe(Strict):
     gamma: Positive = 0.1
     eval_every: Count = 1
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones go with schedule 'step', and only with it")
+        if self.optimizer == "adam" and self.lr is None:
+            raise ValueError("lr must be given for adam, the default rule is SGD's")
+        return self
+
+
+class GivenPreprocess(Strict):
+    """The statistics (one number a channel, of pixels in [0, 1]) and the size a network expects."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    image_size: Count | None = None
+
 
 class Given(Strict):
     """A trained network that a user brings: a model kdlib builds and a state dict for it.
 
     checkpoint: a .safetensors file, or a torch file that loads with `weights_only=True`; sha256 is
-    filled in when the params are read, so that another file is another run.
-    preprocess: {mean, std, image_size} where the state dict does not carry it already.
+    filled in when the params are read, so that another file is another run. classes: checked
+    against the set's, in order. preprocess: where the state dict does not carry it already.
     """
 
     model: str
     checkpoint: str
     sha256: str | None = None
     classes: tuple[str, ...] | None = None
-    preprocess: dict[str, Any] | None = None
+    preprocess: GivenPreprocess | None = None
 
 
 class Execution(Strict):
@@ -98,8 +130,8 @@ class Run(Strict):
     """One network trained on one selection of one data set, or given by the user.
 
     objective: term name -> its options and weight, all of them explicit. teachers: the runs whose
-    networks teach this one. `labels` (the cell in the grid) and `folder` (where its results lie)
-    name the run and do not enter its id.
+    networks teach this one. `labels` (the cell in the grid) make the readable half of the id and do
+    not enter its hash; nor does `folder` (where its results lie).
     """
 
     data: str
@@ -131,6 +163,13 @@ class Run(Strict):
         """The labels for people and eight hex digits of the identity for sure."""
         slug = "-".join(self.slugs(self.labels))
         return f"{slug}-seed{self.seed}-{fingerprint(self.identity())[:8]}"
+
+    def model_copy(self, **options: Any) -> "Run":
+        """pydantic's copy, without what was derived from the original."""
+        copied = super().model_copy(**options)
+        for derived in ("id", "stream"):
+            copied.__dict__.pop(derived, None)
+        return copied
 
     @staticmethod
     def slugs(labels: Mapping[str, Any]) -> list[str]:
@@ -182,7 +221,7 @@ class Params(Recipe, Execution):
     seeds: Seeds = (0,)
     teacher_model: str | Given = "resnet8"
     student_model: str = "resnet8_half"
-    kd_methods: Names = ("none", "kd", "crd", "rkd", "at")
+    kd_methods: Levels = ("none", "kd", "crd", "rkd", "at")
     teacher_losses: Names = ("ce", "als", "cp", "bs")
     student_losses: Names = ("ce", "als", "cp", "bs")
     mixup: Switches = (False, True)
@@ -248,85 +287,10 @@ def resolve_options(entry: Entry, options: Mapping[str, Any], where: str) -> dic
     resolved = {}
     for name, parameter in known.items():
         value = options.get(name, parameter.default)
+        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
         try:
-            resolved[name] = TypeAdapter(parameter.annotation).validate_python(value)
-        except ValidationError:
-            kind = inspect.formatannotation(parameter.annotation).removeprefix("typing.")
-            raise ValueError(f"{where}: {entry.name}.{name} takes {kind}, got {value!r}") from None
+            resolved[name] = TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"].lower()
+            raise ValueError(f"{where}: {entry.name}.{name}: {what}, got {value!r}") from None
     return resolved
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = [file.name for file in path.parent.glob("*.yaml")]
-        raise FileNotFoundError(f"no params file {path}, {suggest(path.name, known)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        raise ValueError(f"{path} is empty")
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no mapping of keys to values, but a {type(content).__name__}")
-    return content
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; where both say something, `above` counts.
-
-    >>> merge({"lr": 1, "options": {"kd": {"weight": 2}}}, {"options": {"kd": {"temperature": 4}}})
-    {'lr': 1, 'options': {'kd': {'weight': 2, 'temperature': 4}}}
-    """
-    both = {
-        key: merge(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
-    }
-    return {**below, **above, **both}
-
-
-def _layers(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A file's common keys and its settings, those of the file it extends underneath."""
-    if path.resolve() in seen:
-        raise ValueError(f"{path} extends itself")
-    content = _read_yaml(path)
-    parent, own = content.pop("extends", None), content.pop("common", {})
-    settings = content.pop("settings", {})
-    _check_mappings(path, {"common": own, "settings": settings})
-    _check_mappings(path, settings)
-    own = merge(own, content)
-    if parent:
-        below, settings_below = _layers(path.parent / parent, (*seen, path.resolve()))
-        own, settings = merge(below, own), merge(settings_below, settings)
-    return own, settings
-
-
-def _check_mappings(path: Path, parts: Mapping[str, Any]) -> None:
-    for name, part in parts.items():
-        if not isinstance(part, dict):
-            raise ValueError(f"{path}: {name} is no mapping of keys to values, but {part!r}")
-
-
-def load_settings(path: str | Path) -> dict[str, Params]:
-    """Every setting of a params file by name; a file without settings holds one, named "".
-
-    A file is flat, or `common:` plus `settings: {name: {...}}`; `extends: FILE` (relative to it)
-    puts another file's keys underneath. Errors: ValueError or FileNotFoundError naming the file.
-    """
-    path = Path(path)
-    common, settings = _layers(path)
-    where = {name: f"{path}, setting {name}" if name else str(path) for name in settings or [""]}
-    return {
-        name: validate(Params, merge(common, settings.get(name, {})) | {"setting": name}, place)
-        for name, place in where.items()
-    }
-
-
-def load_params(path: str | Path, setting: str | None = None) -> Params:
-    """The validated params of a file, or of one setting of a file with several."""
-    settings = load_settings(path)
-    if setting is None and len(settings) == 1:
-        return next(iter(settings.values()))
-    if setting not in settings:
-        raise ValueError(f"{path}: no setting {setting!r}, known: {', '.join(settings)}")
-    return settings[setting]
