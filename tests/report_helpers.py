@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import safetensors.numpy
 
 from kdlib import Params, grid
+from kdlib.store import write_atomic
 
 FULL = {
     "imbalance_factor": 50,
@@ -20,6 +22,10 @@ SMALL = FULL | {
 }
 ACC = {"none": 0.0, "kd": 0.02, "crd": 0.04, "rkd": 0.01, "at": -0.01}
 ECE = {"none": 0.0, "ce": 0.01, "als": 0.03, "cp": 0.0, "bs": -0.01, "given": 0.0}
+ADJUSTED = {
+    "temperature": 0.0, "logit_adjustment": 0.5, "menon": 1.0, "balanced_temperature": 0.0,
+    "balanced_logit_adjustment": 0.7,
+}  # fmt: skip
 
 
 def fake_row(run):
@@ -27,11 +33,22 @@ def fake_row(run):
     noise = np.random.default_rng(int(run.id[-8:], 16))
     labels = run.labels
     mixup, loss = labels.get("mixup", False), labels.get("student_loss", labels["teacher_loss"])
-    acc = 0.74 + ACC[labels.get("kd_method", "none")] - 0.03 * mixup + 0.015 * noise.normal()
+    method = labels.get("kd_method", "none").split("_")[0]  # kd_T1 is a variant of kd
+    acc = 0.74 + ACC[method] - 0.03 * mixup + 0.015 * noise.normal()
     ece = 0.09 + ECE[loss] + ECE[labels["teacher_loss"]] + 0.07 * mixup + 0.008 * noise.normal()
     share = float(np.exp(noise.normal()))
     taught = labels.get("kd_method", "none") != "none"
     test = {"acc": acc, "nll": 1.2 - acc + 2 * ece, "ece": ece, "ece_floor": 0.03}
+    test |= {
+        f"acc_{group}": acc - gap for group, gap in (("many", 0), ("medium", 0.1), ("few", 0.3))
+    }
+    val = {"acc": acc + 0.1, "nll": test["nll"] / 2, "ece": ece / 2}
+    adjusted = {
+        kind: test
+        | {"acc": acc + gain * tau, "nll": 1.2 - acc + gain, "ece": 0.03 + gain}
+        | {"T": 1.5, "tau": tau, "at_bound": share > 5 and kind != "menon"}
+        for (kind, tau), gain in zip(ADJUSTED.items(), noise.uniform(0, 0.05, 5), strict=True)
+    }
     left = {epoch: math.exp(-epoch / 10) for epoch in (10, 20, 30, 40)}
     history = [
         {"epoch": epoch, "train": {"label": 0.1 + part}, "val_acc": acc * (1 - part)}
@@ -42,7 +59,7 @@ def fake_row(run):
         "folder": run.folder,
         "labels": labels,
         "run": run.identity(),
-        "metrics": {"test": test},
+        "metrics": {"test": test, "val": val, **adjusted},
         "history": history,
         "kd_share": {"first": share, "last": share / 2} if taught else {},
         "flags": ["KD drowns the label loss (first epoch)"] if taught and share > 5 else [],
@@ -50,14 +67,37 @@ def fake_row(run):
             "name": run.data,
             "class_counts": [87, 57, 37, 23, 15, 10, 6, 5, 3, 2],
             "val_counts": [21, 14, 9, 5, 3, 2, 1, 0, 0, 0],
+            "test_counts": [30] * 10,
         },
         "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
     }
 
 
+def runs_of(params):
+    return grid.teacher_runs(params) + grid.student_runs(params) + grid.control_runs(params)
+
+
 def fake_rows(params):
-    """Rows of every teacher and student of the params."""
-    return [fake_row(run) for run in grid.teacher_runs(params) + grid.student_runs(params)]
+    """Rows of every teacher, student and control of the params."""
+    return [fake_row(run) for run in runs_of(params)]
+
+
+def fake_store(params, folder):
+    """The same rows with their files and made-up predictions under the folder."""
+    rows = fake_rows(params)
+    for row in rows:
+        noise = np.random.default_rng(int(row["id"][-8:], 16))
+        labels = np.arange(60) % 10
+        logits = (
+            noise.normal(size=(60, 10)) + 3 * np.eye(10)[labels] * row["metrics"]["test"]["acc"]
+        )
+        tensors = {"test_labels": labels, "test_logits": logits.astype(np.float16)}
+        place = folder / row["folder"]
+        content = safetensors.numpy.save(tensors)
+        digest = write_atomic(place / "predictions" / f"{row['id']}.safetensors", content)
+        row["files"] = {"predictions": digest}
+        write_atomic(place / "rows" / f"{row['id']}.json", b"{}")
+    return rows
 
 
 def params_of(base=SMALL, **changes):

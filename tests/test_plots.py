@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from report_helpers import FULL, fake_rows, params_of
 from scipy.optimize import minimize
 
-from kdlib import grid, plots, report
+from kdlib import grid, metrics, plots, report
 
 mpl.use("Agg")
 
@@ -134,3 +134,103 @@ def test_saved_figures_are_reproducible(cells, tmp_path):
     assert b"<dc:date>" not in one
     assert b"Software" not in path.read_bytes()
     assert mpl.pyplot.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def study(rows):
+    return report.Study.of(rows, params_of(FULL))
+
+
+def test_every_cell_is_drawn_before_and_after(study):
+    names = ["as trained", "one temperature"]
+    table = study.posthoc
+    for axes, name in zip(plots.before_after(table, names, "title").axes, names, strict=True):
+        part = table[table["adjustment"] == name]
+        drawn = np.concatenate([points.get_offsets() for points in axes.collections])
+        np.testing.assert_allclose(drawn, np.column_stack([part["ece"], 100 * part["acc"]]))
+        hollow = [len(points.get_facecolor()) == 0 for points in axes.collections]
+        assert sum(hollow) == (part["at_bound"] > 0).sum()
+
+
+def test_a_heatmap_shows_each_score_in_its_place(cells):
+    figure = plots.harmonic_heatmap(cells, "title")
+    assert len(figure.axes) == 4 * 2
+    order = ["ce", "als", "cp", "bs"]
+    for axes in figure.axes:
+        method, *mixup = axes.get_title().split(", ")
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == order
+        places = {"kd_method": method.lower(), "mixup": bool(mixup)}
+        scores = iter(axes.texts)  # row by row
+        for teacher in order:
+            for student in order:
+                labels = places | {"teacher_loss": teacher, "student_loss": student}
+                (cell,) = cells[(cells[list(labels)] == pd.Series(labels)).all(axis=1)]["harmonic"]
+                assert next(scores).get_text() == f"{cell:.2f}"
+
+
+def test_effects_are_drawn_with_their_intervals():
+    params = params_of(FULL, seeds=[0, 1], teacher_losses=["ce", "bs"])
+    table = report.Study.of(fake_rows(params), params).summary
+    part = table[table["pairs"] > 0]
+    for axes, name, scale in zip(
+        plots.effects(table, "title").axes, ("acc", "ece"), (100, 1), strict=True
+    ):
+        spans = [bars.get_segments()[0][:, 0] for bars in axes.collections]
+        wanted = scale * np.column_stack(
+            [part[f"{name}_effect"] + sign * part[f"{name}_effect_ci95"] for sign in (-1, 1)]
+        )
+        np.testing.assert_allclose(spans, wanted)
+
+
+def test_class_frequency_shows_every_run_and_its_median(rows):
+    students = [row for row in rows if "kd_method" in row["labels"]]
+    figure = plots.class_frequency(students, "title")
+    for axes, mixup in zip(figure.axes, (False, True), strict=True):
+        dots, bars = axes.collections[::2], axes.collections[1::2]
+        for points, lines, loss in zip(dots, bars, ("ce", "als", "cp", "bs"), strict=True):
+            wanted = {"student_loss": loss, "mixup": mixup}
+            tests = [row["metrics"]["test"] for row in students
+                     if wanted.items() <= row["labels"].items()]  # fmt: skip
+            few = [100 * test["acc_few"] for test in tests]
+            np.testing.assert_allclose(points.get_offsets()[2::3, 1], few)
+            assert lines.get_segments()[2][0, 1] == pytest.approx(np.median(few))
+
+
+def test_stability_names_the_most_frequent_cells():
+    table = pd.DataFrame({"cell": list("abcd"), "top5_images": [0.2, 0.9, 0.0, 0.5],
+                          "top5_seeds": [0.0, 1.0, 0.0, 0.5], "seeds": 2})  # fmt: skip
+    (axes,) = plots.rank_stability(table, "title", shown=2).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "d"]
+    assert [bar.get_width() for bar in axes.patches] == [90, 50]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[100, 1], [50, 0]])
+
+
+def test_networks_are_drawn_from_their_curves():
+    generator = np.random.default_rng(0)
+    probs, labels = generator.dirichlet(np.ones(4), 200), generator.integers(4, size=200)
+    bins = metrics.reliability_bins(probs, labels)
+    (axes,) = plots.reliability({"one": {"as trained": bins}}, "title").axes
+    enough = bins.count >= 5
+    points = np.column_stack([bins.confidence, bins.accuracy])[enough]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), points)
+    assert 0 < enough.sum() < len(enough)
+    curve = metrics.risk_coverage(probs, labels)
+    (axes,) = plots.risk_coverage({"one": curve}, "title").axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), 100 * np.column_stack(curve))
+
+
+def test_batch_ece_stands_beside_the_whole_sets():
+    table = report.batch_ece([0.5, 0.7], images=500, batch=100)
+    (axes,) = plots.batch_ece(table, "title").axes
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, [*table["ece_batches"], *table["ece"]])
+
+
+def test_holes_in_the_grid_stay_holes(cells, rows):
+    hole = (cells["kd_method"] == "rkd") & cells["mixup"]
+    figure = plots.harmonic_heatmap(cells.assign(harmonic=cells["harmonic"].mask(hole)), "title")
+    assert [len(axes.texts) for axes in figure.axes] == [16, 16, 16, 16, 16, 16, 0, 16]
+    left = [row for row in rows if row["labels"].get("kd_method") == "kd"
+            and not (row["labels"]["mixup"] and row["labels"]["student_loss"] == "bs")]  # fmt: skip
+    panels = plots.class_frequency(left, "title").axes
+    assert [len(axes.collections) for axes in panels] == [8, 6]

@@ -6,23 +6,27 @@ import statistics
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
 import pytest
-from report_helpers import FULL, fake_row, fake_rows, params_of
+from report_helpers import FULL, fake_row, fake_rows, fake_store, params_of
 
-from kdlib import grid, report
-from kdlib.report import text
-from kdlib.report.tables import PUBLISHED, Study, missing
-from kdlib.report.text import flagged, headlines, no_best, seeds_note, terminal
+from kdlib import grid, metrics, plots, report
+from kdlib.report import images, text
+from kdlib.report.posthoc import ADJUSTMENTS
+from kdlib.report.study import Study
+from kdlib.report.tables import PUBLISHED, missing
+from kdlib.report.text import answer, flagged, no_best, resolution, seeds_note, terminal
+from kdlib.store import write_atomic
 
 T975 = {2: 4.302652729911275, 4: 2.7764451051977987}  # by degrees of freedom, from a printed table
 SEEDS = [[0], [0, 1, 2]]
 METRICS = ("acc", "nll", "ece")
 
 
-@pytest.fixture(params=SEEDS, ids=["1 seed", "3 seeds"])
+@pytest.fixture(scope="module", params=SEEDS, ids=["1 seed", "3 seeds"])
 def study(request):
     params = params_of(seeds=request.param)
     return Study.of(fake_rows(params), params)
@@ -145,6 +149,59 @@ def test_means_over_kd_methods_lie_on_the_grids_scale(study):
         assert mean["harmonic"] == pytest.approx(2 * a * (1 - e) / (a + 1 - e))
 
 
+def literal_interaction(study, one, other, metric):
+    """Difference of differences by hand; one, other: (position of the factor, level, reference)."""
+    by_seed = []
+    for seed in study.params.seeds:
+        gaps = []
+        for key_, value in numbers(study.students, metric).items():
+            at_both = (key_[one[0]], key_[other[0]], key_[-1]) == (one[1], other[1], seed)
+            if not at_both or key_[0] == "none":  # controls are only what KD is measured against
+                continue
+            found = [value]
+            for moved in ([one], [other], [one, other]):
+                labels = list(key_)
+                for at, _, reference in moved:
+                    labels[at] = reference
+                labels[1] = "none" if labels[0] == "none" else labels[1]
+                found.append(numbers(study.students, metric)[tuple(labels)])
+            gaps.append(found[0] - found[1] - found[2] + found[3])
+        by_seed.append(statistics.mean(gaps))
+    return interval(by_seed)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((0, "crd", "none"), (2, "bs", "ce")), ((0, "kd", "none"), (3, True, False)),
+        ((0, "crd", "kd"), (1, "bs", "ce")), ((1, "bs", "ce"), (2, "bs", "ce")),
+        ((1, "bs", "ce"), (3, True, False)), ((2, "bs", "ce"), (3, True, False)),
+    ],
+)  # fmt: skip
+def test_an_interaction_is_a_difference_of_differences(study, one, other):
+    factors = ("kd_method", "teacher_loss", "student_loss", "mixup")
+    named = {"factor": factors[one[0]], "level": one[1], "other_factor": factors[other[0]]}
+    found = line(study.interactions, **named, other_level=other[1])
+    for metric in METRICS:
+        mean, half = literal_interaction(study, one, other, metric)
+        assert found[f"{metric}_effect"] == pytest.approx(mean)
+        assert found[f"{metric}_effect_ci95"] == pytest.approx(half, nan_ok=True)
+    assert (found["versus"], found["other_versus"]) == (one[2], other[2])
+    assert found["seeds"] == len(study.params.seeds)
+    assert len(study.interactions) == 2 + 2 + 1 + 1 + 1 + 1
+
+
+def test_the_page_says_what_the_seeds_can_resolve(study):
+    if len(study.params.seeds) == 1:
+        assert "resolves nothing" in resolution(study)
+        return
+    halves = study.summary["acc_effect_ci95"].dropna()
+    assert len(halves) == 5
+    assert f"± {100 * statistics.median(halves):.2f} ACC points" in resolution(study)
+    halves = study.interactions["ece_effect_ci95"]
+    assert f"± {statistics.median(halves):.4f} ECE for an interaction" in resolution(study)
+
+
 @pytest.fixture
 def torn(study):
     """A study that lacks the last seed of one cell."""
@@ -178,6 +235,9 @@ def test_a_seed_that_lacks_a_run_does_not_count(torn):
         less = line(report.summary(whole.students, grid.student_runs(params)),
                     factor="kd_method", level="crd")  # fmt: skip
         assert crd["acc_effect"] == pytest.approx(less["acc_effect"])
+    interactions = found.interactions.set_index(["factor", "level", "other_factor"])["seeds"]
+    assert interactions["kd_method", "crd", "mixup"] == len(left)
+    assert interactions["kd_method", "kd", "mixup"] == len(whole.params.seeds)
     kd = line(found.summary, factor="kd_method", level="kd")  # untouched by the hole
     assert kd.equals(line(whole.summary, factor="kd_method", level="kd"))
 
@@ -197,7 +257,8 @@ def test_a_factor_without_its_reference_has_no_effect():
     params = params_of(teacher_losses=["bs"], kd_methods=["kd"], mixup=[True])
     study = Study.of(fake_rows(params), params)
     assert study.summary["acc_effect"].count() == 1  # student bs against ce
-    assert headlines(study)[0].startswith("Student loss bs against ce: accuracy")
+    (trained,) = answer(study)  # nor is there a plain student to beat
+    assert trained.startswith("Calibration in training: student loss bs against ce, accuracy")
 
 
 def test_given_teachers_have_a_table(tmp_path):
@@ -240,29 +301,69 @@ def test_the_published_table_is_as_large_as_its_note_says():
 
 
 def tree(folder):
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    written = (folder / name for name in (grid.STUDY, "report"))
+    paths = [path for place in written for path in place.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.suffix}
+
+
+CONTROLS = {
+    "options": FULL["options"] | {
+        "kd_T1": {"of": "kd", "temperature": 1}, 
+        "crd_weak": {"of": "crd", "weight": 0.2, "negatives": 64},
+    },
+    "controls": {"KD": {"kd_methods": ["kd_T1", "crd_weak"], "student_losses": "ce"}},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder, params = tmp_path_factory.mktemp("out"), params_of()
-    page = report.write(fake_rows(params), params, folder)
-    return folder, params, page
+    folder, params = tmp_path_factory.mktemp("out"), params_of(**CONTROLS)
+    notebook = folder / ".batch" / "notebooks" / "03.ipynb"
+    notebook.parent.mkdir(parents=True)
+    notebook.write_text("{}")
+    return folder, params, report.write(fake_store(params, folder), params, folder)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing is tested elsewhere and takes seconds."""
+
+    def save(figure, folder, name):
+        write_atomic(folder / f"{name}.png", b"")
+        return folder / f"{name}.png"
+
+    monkeypatch.setattr(plots, "save", save)
 
 
 def test_the_same_rows_give_the_same_bytes(written, tmp_path):
     folder, params, page = written
     assert page == folder / "report" / "index.html"
-    report.write(fake_rows(params)[::-1], params, tmp_path)
+    copytree(folder / ".batch", tmp_path / ".batch")
+    report.write(fake_store(params, tmp_path)[::-1], params, tmp_path)
     assert tree(folder) == tree(tmp_path)
-    figures = product(("acc_vs_ece", "teacher_student_means", "learning_curves"), ("png", "svg"))
-    names = {f"figures/{name}.{suffix}" for name, suffix in figures}
-    names |= {"cells.csv", "summary.csv", "teachers.csv", "timings.csv"}
+    drawn = (
+        "acc_vs_ece", "before_after", "class_frequency", "effects", "harmonic", "learning_curves",
+        "rank_stability", "reliability", "risk_coverage", "teacher_student_means",
+    )  # fmt: skip
+    names = {f"figures/{name}.{suffix}" for name, suffix in product(drawn, ("png", "svg"))}
+    tables = (
+        "control_grids",
+        "rank_stability",
+        "cells",
+        "summary",
+        "interactions",
+        "teachers",
+        "posthoc",
+        "controls",
+        "contests",
+    )
+    names |= {f"{name}.csv" for name in tables}
     names |= {"section.html", "summary.txt"}
     assert set(tree(folder)) == {f"03_calibration_study/{name}" for name in names} | {
         "report/index.html",
         "report/summary.txt",
+        "report/figures/batch_ece.png",
+        "report/figures/batch_ece.svg",
     }
 
 
@@ -294,15 +395,18 @@ class Page(HTMLParser):
 
 
 def test_the_page_reads_offline(written):
-    _, _, path = written
+    _, params, path = written
+    row = fake_row(grid.student_runs(params)[3])
     page = Page()
     page.feed(path.read_text(encoding="utf-8"))
     assert page.open == []
-    assert page.tables == 5
-    assert len(page.sources) == 3
+    assert page.tables == 12
+    assert len(page.sources) == 11
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert page.links
     assert all((path.parent / link).is_file() for link in page.links)
+    assert "../.batch/notebooks/03.ipynb" in page.links
+    assert f"../{row['folder']}/rows/{row['id']}.json" in page.links
     assert not re.search(r"https?:|@import|url\(", path.read_text(encoding="utf-8"))
 
 
@@ -317,29 +421,30 @@ def test_the_page_says_what_it_may_say(written):
         "Top 5, descriptive, by test Harmonic",
         "No run of the grid is missing.",
         "beside the published numbers (none for digits)",
-        "Mixup on against off: accuracy",
+        "mixup on against off, accuracy",
+        "n = 1 seed: 20 students in 20 cells and 4 teachers, measured on 300 test images.",
     ):
         assert words in page, words
 
 
-def test_names_are_escaped(tmp_path):
+def test_names_are_escaped(tmp_path, no_figures):
     params = params_of(data="<b>&", kd_methods=["none"], mixup=[False])
     page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
 
 
-def test_settings_share_one_report(tmp_path):
+def test_settings_share_one_report(tmp_path, no_figures):
     for name, factor in (("if100", 100), ("if50", 50), ("if100", 100)):
         params = params_of(setting=name, imbalance_factor=factor, kd_methods=["none"])
         page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
-    assert page.count("<h2>") == 2
+    assert page.count("<h2>") == 3
     assert page.index("imbalance factor 100</h2>") < page.index("imbalance factor 50</h2>")
     summary = (tmp_path / "report" / "summary.txt").read_text()
     assert summary.count("KD x calibration on digits") == 2
 
 
-def test_timings_are_gathered(tmp_path):
+def test_timings_are_gathered(tmp_path, no_figures):
     params = params_of(kd_methods=["none"])
     rows = fake_rows(params)
     for row in rows[2:]:
@@ -413,11 +518,215 @@ def test_the_selected_epoch_stands_beside_the_last(study):
     pd.testing.assert_series_equal(cells["acc"][1:], cells["acc_selected"][1:], check_names=False)
 
 
+def literal_contest(study, reference, own, deciding, taught):
+    """Differences to the plain student by hand: cell -> metric -> one difference a seed."""
+    plain = {
+        row["run"]["seed"]: row["metrics"][reference] for row in study.students
+        if tuple(row["labels"].values()) == ("none", "none", "ce", False)
+    }  # fmt: skip
+    gaps = {}
+    for row in study.students:
+        cell = tuple(row["labels"].values())
+        if cell == ("none", "none", "ce", False) or (cell[0] != "none") != taught:
+            continue
+        of_cell = gaps.setdefault(cell, {metric: [] for metric in METRICS})
+        for metric in METRICS:
+            other = plain[row["run"]["seed"]][metric]
+            of_cell[metric].append(row["metrics"][own][metric] - other)
+    sign = {"acc": 1, "nll": -1, "ece": -1}
+    spans = [
+        {m: interval([sign[m] * gap for gap in of[m]]) for m in METRICS} for of in gaps.values()
+    ]
+    better = sum(all(span[m][0] > 0 for m in deciding) for span in spans)
+    clear = sum(all(span[m][0] - span[m][1] > 0 for m in deciding) for span in spans)
+    medians = [sign[m] * statistics.median(span[m][0] for span in spans) for m in METRICS]
+    return len(gaps), better, clear, medians, max(span["nll"][0] for span in spans)
+
+
+@pytest.mark.parametrize("group", ["KD", "no KD"])
+@pytest.mark.parametrize(
+    ("reference", "own", "deciding"),
+    [
+        ("temperature", "test", ("nll", "ece")), ("temperature", "temperature", ("nll", "ece")),
+        ("logit_adjustment", "test", ("acc", "nll")), ("menon", "test", ("acc", "nll")),
+        ("balanced_logit_adjustment", "balanced_logit_adjustment", ("acc", "nll")),
+    ],
+)  # fmt: skip
+def test_a_contest_is_paired_inside_each_seed(study, reference, own, deciding, group):
+    labels = {"against plain with": ADJUSTMENTS[reference][0], "cells are": group}
+    found = line(study.contests, **labels, **{"cells adjusted": ADJUSTMENTS[own][0]})
+    cells, better, clear, medians, best = literal_contest(
+        study, reference, own, deciding, group == "KD"
+    )
+    assert (found["cells"], found["better"]) == (cells, better)
+    assert pd.isna(found["clear"]) if len(study.params.seeds) == 1 else found["clear"] == clear
+    assert list(found[[f"{metric}_median" for metric in METRICS]]) == pytest.approx(medians)
+    assert found["nll_best"] == pytest.approx(-best)
+    assert found["metrics"] == " and ".join(deciding).upper().replace("AND", "and")
+
+
+def test_adjustments_stand_beside_what_was_trained(study):
+    found = {(*row["labels"].values(), row["run"]["seed"]): row for row in study.students}
+    for cell in study.posthoc.to_dict("records"):
+        labels = [cell[name] for name in ("kd_method", "teacher_loss", "student_loss", "mixup")]
+        kind = next(kind for kind, text in ADJUSTMENTS.items() if text[0] == cell["adjustment"])
+        rows = [found[(*labels, seed)]["metrics"][kind] for seed in study.params.seeds]
+        mean, half = interval([row["nll"] for row in rows])
+        assert (cell["nll"], cell["seeds"]) == (pytest.approx(mean), len(rows))
+        assert cell["nll_ci95"] == pytest.approx(half, nan_ok=True)
+        fits = kind != "test"
+        assert cell["at_bound"] == sum(row["at_bound"] for row in rows if fits)
+        assert cell["T"] == pytest.approx(1.5 if fits else math.nan, nan_ok=True)
+    menon = study.posthoc[study.posthoc["adjustment"] == ADJUSTMENTS["menon"][0]]
+    assert list(menon["cell"]) == ["no KD S:CE", "no KD S:CE +mixup"]  # no KD, no balanced softmax
+    assert len(study.posthoc) == 20 * 5 + 2
+
+
+def test_the_answer_is_three_sentences_with_n(study):
+    kd, trained, after = answer(study)
+    note = seeds_note(len(study.params.seeds)).split(":")[0]
+    assert all(sentence.endswith(f"({note}).") for sentence in (kd, trained, after))
+    assert re.search(r"^KD against no teacher, accuracy .+ \((kd|crd)\) to .+ points, ECE", kd)
+    assert trained.count(" against ") == 3
+    beaten = study.contests[study.contests["cells adjusted"] == "as trained"]["better"]
+    start = rf"of 16 with KD, {beaten.iloc[0]}( \(\d+ clearly\))? after one temperature"
+    assert re.search(start, after)
+    assert ("clearly" in after) == (len(study.params.seeds) > 1)
+    assert "optimistic" not in after
+
+
+def test_infinite_losses_are_counted_not_dropped(study):
+    rows = [dict(row) for row in study.students]
+    for row in rows:  # the plain student's fit and every second cell's fail
+        plain = tuple(row["labels"].values()) == ("none", "none", "ce", False)
+        if plain or row["labels"]["student_loss"] == "bs":
+            failed = row["metrics"]["temperature"] | {"nll": math.inf, "at_bound": True}
+            row["metrics"] = row["metrics"] | {"temperature": failed}
+    found = Study.of(rows, study.params).contests
+    found = found[(found["against plain with"] == "one temperature") & (found["cells are"] == "KD")]
+    assert list(found["cells"]) == [16, 16]
+    assert list(found["at_bound"]) == 2 * [len(study.params.seeds)]
+    own = line(found, **{"cells adjusted": "one temperature"})
+    better = [gap for gap in study.posthoc.to_dict("records") if gap["kd_method"] != "none"
+              and gap["adjustment"] == "one temperature" and gap["student_loss"] == "ce"
+              and gap["ece"] < study.posthoc["ece"][1]]  # fmt: skip
+    assert study.posthoc["cell"][1] == "no KD S:CE"
+    assert study.posthoc["adjustment"][1] == "one temperature"
+    assert own["better"] == len(better)  # two infinite losses are equal
+    assert own["nll_best"] == -math.inf
+
+
+def test_a_contest_takes_seeds_that_have_both(study):
+    seeds, plain = study.params.seeds, ("none", "none", "ce", False)
+    rows = [row for row in study.students
+            if row["run"]["seed"] == seeds[0] or (tuple(row["labels"].values()) != plain
+            and row["labels"]["kd_method"] != "kd")]  # fmt: skip
+    found = Study.of(rows, study.params).contests
+    assert set(found["seeds"]) == {1}
+    lost = [row for row in rows if row["run"]["seed"] != seeds[0]]
+    if lost:
+        assert Study.of(lost, study.params).contests.empty
+
+
+def test_without_the_plain_student_nothing_is_answered(tmp_path, no_figures):
+    params = params_of(student_losses=["bs"], kd_methods=["none", "kd"])
+    page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
+    assert "The plain student or its adjustments are missing: nothing to beat." in page
+    assert "beat the plain student once" not in page
+
+
 @pytest.mark.parametrize("kd_methods", [["kd"], ["none"]])
-def test_a_grid_of_one_cell_is_reported(kd_methods, tmp_path):
+def test_a_grid_of_one_cell_is_reported(kd_methods, tmp_path, no_figures):
     one = {"teacher_losses": ["ce"], "student_losses": ["bs"], "mixup": [False]}
     params = params_of(**one, kd_methods=kd_methods)
     page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
     assert "No run of the grid is missing." in page
     assert "against" not in page
     assert "top 0" not in page
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=["1 seed", "3 seeds"])
+def test_rank_stability_is_a_bootstrap_of_images(seeds, tmp_path):
+    params, draws = params_of(seeds=seeds), 20
+    study = Study.of(fake_store(params, tmp_path), params, tmp_path)
+    found = images.rank_stability(study.cells, study.found, draws=draws, seed=3)
+    taught = study.cells.dropna(subset="harmonic")
+    assert sorted(found["cell"]) == sorted(taught["cell"])
+    n, generator = 60, images.seeding.numpy_generator(3, "bootstrap")
+    picks = [np.repeat(np.arange(n), counts)
+             for counts in generator.multinomial(n, np.full(n, 1 / n), draws)]  # fmt: skip
+
+    def ranks(rows, seeds):
+        """Cell -> rank for these images and seeds, by the public metrics."""
+        acc, ece = [], []
+        for ids in taught["runs"]:
+            runs = [study.found[ids.split("; ")[seed]] for seed in seeds]
+            pairs = [(metrics.softmax(one["test_logits"])[rows], one["test_labels"][rows])
+                     for one in runs]  # fmt: skip
+            acc.append(statistics.mean(metrics.accuracy(*pair) for pair in pairs))
+            ece.append(statistics.mean(metrics.ece(*pair) for pair in pairs))
+        order = np.argsort(-metrics.harmonic_score(acc, ece), kind="stable")
+        return {taught["cell"].iloc[cell]: rank for rank, cell in enumerate(order, start=1)}
+
+    redrawn = [ranks(rows, range(len(seeds))) for rows in picks]
+    alone = [ranks(np.arange(n), [seed]) for seed in range(len(seeds))]
+    for cell in found.to_dict("records"):
+        places = sorted(drawn[cell["cell"]] for drawn in redrawn)
+        assert cell["top5_images"] == pytest.approx(sum(place <= 5 for place in places) / draws)
+        assert (cell["rank_low"], cell["rank_high"]) == (places[0], places[-1])
+        top = sum(drawn[cell["cell"]] <= 5 for drawn in alone)
+        assert cell["top5_seeds"] == pytest.approx(top / len(seeds))
+
+
+def test_what_lacks_predictions_is_left_out_by_name(tmp_path, no_figures):
+    params = params_of()
+    rows = fake_store(params, tmp_path)
+    next(tmp_path.rglob("predictions/crd-*")).unlink()
+    page = report.write(rows, params, tmp_path).read_text(encoding="utf-8")
+    assert "Predictions of 1 of 24 runs are not stored here" in page
+    names = {path.stem for path in (tmp_path / grid.STUDY / "figures").iterdir()}
+    assert {"reliability", "acc_vs_ece"} <= names
+    assert not names & {"rank_stability"}
+    assert not (tmp_path / grid.STUDY / "rank_stability.csv").exists()
+
+
+def test_a_damaged_prediction_is_named(tmp_path):
+    params = params_of()
+    rows = fake_store(params, tmp_path)
+    path = next(tmp_path.rglob("predictions/kd-*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match=f"{path.stem}.*is damaged"):
+        report.write(rows, params, tmp_path)
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=["1 seed", "3 seeds"])
+def test_control_grids_stand_after_what_they_vary(seeds):
+    params = params_of(**CONTROLS, seeds=seeds)
+    rows = fake_rows(params)
+    table = Study.of(rows, params).control_grids
+    assert list(table["change"]) == 4 * ["none", "temperature 1", "none", "weight 0.2"]
+    assert list(table["cell"][2:4]) == ["CRD T:CE S:CE", "CRD_WEAK T:CE S:CE"]
+    found = {(*row["labels"].values(), row["run"]["seed"]): row["metrics"] for row in rows}
+    for cell in table.to_dict("records"):
+        labels = [cell[name] for name in ("kd_method", "teacher_loss", "student_loss", "mixup")]
+        own = [found[(*labels, seed)] for seed in seeds]
+        mean, half = interval([metric["val"]["nll"] for metric in own])
+        assert cell["val_nll"] == pytest.approx(mean)
+        assert cell["val_nll_ci95"] == pytest.approx(half, nan_ok=True)
+        test = interval([metric["test"]["acc"] for metric in own])[0]
+        by_choice = cell["change"].startswith("weight")  # judged on validation alone
+        assert cell["acc"] == pytest.approx(math.nan if by_choice else test, nan_ok=True)
+        assert cell["seeds"] == len(seeds)
+    assert Study.of(rows, params_of()).control_grids.empty
+    assert len(Study.of(rows, params).cells) == 20
+
+
+def test_a_mean_over_batches_misjudges_a_perfect_predictor():
+    table = report.batch_ece(images=2_000, batch=100)
+    np.testing.assert_allclose(table["accuracy"], [0.4, 0.6, 0.8], atol=0.03)
+    np.testing.assert_allclose(table["ece"], table["ece_floor"], atol=0.015)
+    np.testing.assert_allclose(table["ece_batches"], table["ece_floor_batch"], rtol=0.05)
+    assert (table["ece_batches"] > 3 * table["ece"]).all()
+    pd.testing.assert_frame_equal(table, report.batch_ece(images=2_000, batch=100))
+    other = report.batch_ece([0.5], images=2_000, batch=2_000)  # one batch is the whole set
+    assert other["ece_batches"].to_list() == other["ece"].to_list()

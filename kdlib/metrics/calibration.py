@@ -27,7 +27,7 @@ class ReliabilityBins(NamedTuple):
     accuracy: np.ndarray
 
 
-def _bin_index(values: np.ndarray, bins: int) -> np.ndarray:
+def bin_index(values: np.ndarray, bins: int) -> np.ndarray:
     """The right-closed bin of each probability; 0 belongs to the first, 1 to the last."""
     # i / bins is the double nearest to the edge; linspace(0, 1, 11) misses 3/10 by a bit.
     edges = np.arange(1, bins) / bins
@@ -46,7 +46,7 @@ def reliability_bins(
     """
     confidence, hit = top_label(probs, labels)
     bins, weights = check_whole(bins, "bins"), check_weights(weights, labels=hit)
-    index = _bin_index(confidence, bins)
+    index = bin_index(confidence, bins)
     total = np.bincount(index, weights, bins)
     mass = np.where(total > 0, total, np.nan)
     return ReliabilityBins(
@@ -87,7 +87,7 @@ def ece_floor(
     probs, bins = check_probs(probs), check_whole(bins, "bins")
     draws, weights = check_whole(draws, "draws"), check_weights(weights, probs=probs)
     confidence, generator = probs.max(axis=1), numpy_generator(seed, "ece_floor")
-    index = _bin_index(confidence, bins)
+    index = bin_index(confidence, bins)
     gap = 0.0
     for _ in range(draws):
         hit = generator.random(len(confidence)) < confidence
@@ -114,7 +114,7 @@ def classwise_ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
     """
     probs, labels = check_pair(probs, labels)
     bins, classes = check_whole(bins, "bins"), probs.shape[1]
-    index = _bin_index(probs, bins) + bins * np.arange(classes)
+    index = bin_index(probs, bins) + bins * np.arange(classes)
     gaps = np.bincount(index.ravel(), residuals(probs, labels).ravel())
     return float(np.abs(gaps).sum() / probs.size)
 

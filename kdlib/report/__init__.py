@@ -9,12 +9,19 @@ from filelock import FileLock
 
 from kdlib import grid, plots
 from kdlib.config import Params
+from kdlib.grid import NO_KD
 from kdlib.report import page
-from kdlib.report.tables import Study, cells, csv, published, summary, teacher_student_means
+from kdlib.report.effects import summary
+from kdlib.report.figures import figures
+from kdlib.report.images import batch_ece
+from kdlib.report.study import Study
+from kdlib.report.tables import cells, csv, published, teacher_student_means
 from kdlib.report.text import readable, terminal, title
 from kdlib.store import Row, write_atomic
 
 __all__ = [
+    "Study",
+    "batch_ece",
     "cells",
     "published",
     "readable",
@@ -24,31 +31,37 @@ __all__ = [
     "write",
 ]
 
-# What each grid leaves, what it becomes part of, and how.
-PARTS = (("summary.txt", "summary.txt", "\n".join), ("section.html", "index.html", page.page))
-
 
 def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     """Write a grid's tables and figures, and the report of all grids there are; the page's path.
 
     rows: stored rows of students and teachers, of other params too (they are left out). Under
-    out_dir, `03_calibration_study/[<setting>/]` gets cells.csv, summary.csv, teachers.csv,
-    timings.csv and figures/; `report/` gets index.html and summary.txt. The same rows give the same
-    bytes, but for timings.csv. ValueError where there is no row of a student of these params.
+    out_dir, `03_calibration_study/[<setting>/]` gets the tables as CSV files and figures/;
+    `report/` gets index.html and summary.txt. The same rows give the same bytes, but for
+    timings.csv. What needs predictions is left out, and the page says so, where some are missing.
+    ValueError where there is no row of a student of these params.
     """
-    out_dir, study = Path(out_dir), Study.of(rows, params)
+    out_dir = Path(out_dir)
+    study = Study.of(rows, params, out_dir)
     folder = out_dir / grid.STUDY / params.setting
     tables = {
         "cells": study.cells,
         "summary": study.summary,
+        "interactions": study.interactions,
         "teachers": study.teacher_cells,
+        "posthoc": study.posthoc,
+        "controls": study.posthoc[study.posthoc["kd_method"] == NO_KD],
+        "contests": study.contests,
+        "control_grids": study.control_grids,
+        "rank_stability": study.stability,
         "timings": _timings(study, out_dir),
     }
+    tables = {name: table for name, table in tables.items() if len(table)}
     for name, table in tables.items():
         write_atomic(folder / f"{name}.csv", csv(table))
     images = {
-        caption: plots.save(figure, folder / "figures", name)
-        for name, (caption, figure) in _figures(study).items()
+        name: (caption, plots.save(figure, folder / "figures", name))
+        for name, (caption, figure) in figures(study).items()
     }
     write_atomic(folder / "summary.txt", terminal(study).encode())
     write_atomic(folder / "section.html", page.section(study, images, list(tables)).encode())
@@ -63,35 +76,19 @@ def _timings(study: Study, out_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["id", "seconds", "peak_memory_mb"]).sort_values("id")
 
 
-def _figures(study: Study) -> dict[str, tuple]:
-    """What the rows allow to draw: file name -> caption and figure."""
-    drawn, name = {}, title(study.params)
-    means = teacher_student_means(study.cells)
-    if len(study.top):
-        drawn["acc_vs_ece"] = (
-            "Every cell: accuracy and ECE",
-            plots.acc_vs_ece(study.cells, name),
-        )
-    if len(means):
-        drawn["teacher_student_means"] = (
-            "Every teacher and student, means over the KD methods",
-            plots.teacher_student_means(means, f"{name}: means over KD methods"),
-        )
-    if study.controls:
-        drawn["learning_curves"] = (
-            "Learning curves of the students without KD: has training levelled off?",
-            plots.learning_curves(study.controls, "student_loss", "mixup", "students without KD"),
-        )
-    return drawn
-
-
 def _compose(out_dir: Path) -> Path:
     """Join the sections of all grids; with one writer at a time, the last has read them all."""
-    report = out_dir / "report"
+    report, parts = out_dir / "report", {}
     report.mkdir(parents=True, exist_ok=True)
+    notebooks = sorted((out_dir / ".batch" / "notebooks").rglob("*.ipynb"))
+    executed = [f"../{path.relative_to(out_dir).as_posix()}" for path in notebooks]
     with FileLock(report / ".lock"):
-        for part, whole, join in PARTS:
+        for part in ("summary.txt", "section.html"):
             paths = sorted((out_dir / grid.STUDY).rglob(part))
-            parts = [path.read_text(encoding="utf-8") for path in paths]
-            write_atomic(report / whole, join(parts).encode())
+            parts[part] = [path.read_text(encoding="utf-8") for path in paths]
+        demo = batch_ece()
+        image = plots.save(plots.batch_ece(demo, page.BATCH), report / "figures", "batch_ece")
+        whole = page.page(parts["section.html"], page.batch_ece(demo, image), executed)
+        write_atomic(report / "summary.txt", "\n".join(parts["summary.txt"]).encode())
+        write_atomic(report / "index.html", whole.encode())
     return report / "index.html"

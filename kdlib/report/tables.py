@@ -1,11 +1,10 @@
-"""Tables from stored rows: cells, means of a factor's levels, paired effects.
+"""Tables from stored rows: runs, cells, means over KD methods, published numbers.
 
 `rows` are stored rows, of this grid or of more; `runs` are the runs the grid should have
 (`kdlib.grid`). A run without a row is never averaged away: it leaves NaN in what it belongs to.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from kdlib import metrics
-from kdlib.config import Params, Run
-from kdlib.grid import NO_KD, student_runs, teacher_runs
+from kdlib.config import Run
+from kdlib.grid import NO_KD
 from kdlib.store import Row
 
 METRICS = ["acc", "nll", "ece"]
@@ -97,18 +96,18 @@ def over_seeds(values: pd.Series) -> tuple[float, float, int]:
     return float(values.mean()), float(half), n
 
 
-def _means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
+def intervals(values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over seeds and half-widths as in `over_seeds`, of a groupby with one line a seed."""
+    n = values[METRICS].count()
+    return values[METRICS].mean(), values[METRICS].std() * stats.t.ppf(0.975, n - 1) / np.sqrt(n)
+
+
+def means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
     """Each metric's mean over seeds with its interval; by_seed has one line a seed."""
     line = {}
     for name in METRICS:
         line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(by_seed[name])
     return line
-
-
-def _by_seed(values: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
-    """Means inside each seed; NaN where a run of the seed is missing, for a mean over other cells
-    does not compare."""
-    return values[METRICS].groupby(seeds).agg(lambda column: column.mean(skipna=False))
 
 
 def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
@@ -123,7 +122,7 @@ def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     for key, group in table.groupby(names, observed=True):
         labels = dict(zip(names, key, strict=True))
         line = {"cell": cell_label(labels), **labels, "seeds": int(group["acc"].count())}
-        line |= _means(group) | {"harmonic": np.nan} | group[PLAIN].mean().to_dict()
+        line |= means(group) | {"harmonic": np.nan} | group[PLAIN].mean().to_dict()
         flags = dict.fromkeys(group["flags"].explode().dropna())
         lines.append(line | {"flags": "; ".join(flags), "runs": "; ".join(group["id"])})
     result = pd.DataFrame(lines)
@@ -134,44 +133,6 @@ def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
             part = result[scored]
             result.loc[scored, "harmonic"] = metrics.harmonic_score(part["acc"], part["ece"])
     return result
-
-
-def summary(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
-    """One line a level of a factor: its means, and its effect against the factor's reference.
-
-    Means are over the cells with KD, but for `kd_method`, where "none" are the controls. An effect
-    is the mean difference of pairs equal in everything else (a student with KD pairs with the
-    control of its loss, mixup and seed), inside each seed, then over seeds. A seed that lacks one
-    of the runs does not count; `seeds` and `effect_seeds` say how many do.
-    """
-    table = run_table(rows, runs)
-    taught = table[table["kd_method"] != NO_KD]
-    lines = []
-    for factor, reference in REFERENCE.items():
-        pool = table if factor == "kd_method" else taught
-        base = pool[pool[factor] == reference]
-        for level, members in pool.groupby(factor, observed=True):
-            by_seed = _by_seed(members, members["seed"])
-            line = {"factor": factor, "level": level, "cells": len(members) // len(by_seed)}
-            line |= {"seeds": int(by_seed["acc"].count()), **_means(by_seed)}
-            lines.append(line | _effect(factor, members, base, reference))
-    return pd.DataFrame(lines)
-
-
-def _effect(
-    factor: str, members: pd.DataFrame, base: pd.DataFrame, reference: Any
-) -> dict[str, Any]:
-    """The paired difference of a level and the reference; no numbers for the reference itself."""
-    same = [name for name in (*CELL, "seed") if name != factor]
-    if factor == "kd_method":
-        same.remove("teacher_loss")  # a control has no teacher
-    pairs = members[members[factor] != reference].merge(base, on=same, suffixes=("", "_base"))
-    difference = pairs[METRICS] - pairs[[f"{name}_base" for name in METRICS]].to_numpy()
-    by_seed = _by_seed(difference, pairs["seed"])
-    number = len(pairs) // max(1, len(by_seed))
-    line = {"versus": reference if number else "", "pairs": number}
-    line["effect_seeds"] = int(by_seed["acc"].count())
-    return line | _means(by_seed, "_effect")
 
 
 def teacher_student_means(cells: pd.DataFrame) -> pd.DataFrame:
@@ -206,41 +167,6 @@ def published(
     table = table[(table["data"] == data) & (table["imbalance_factor"] == imbalance_factor)]
     table = table.assign(acc_published=table["acc_percent"] / 100)
     return cells.merge(table[[*CELL, *theirs]], on=CELL, how="left")
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the rows say about a grid. lacking: ids of runs without a row."""
-
-    params: Params
-    students: list[Row]
-    teachers: list[Row]
-    lacking: list[str]
-    cells: pd.DataFrame
-    summary: pd.DataFrame
-    teacher_cells: pd.DataFrame
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], params: Params) -> "Study":
-        """ValueError where there is no row of a student of these params."""
-        students, teachers = student_runs(params), teacher_runs(params)
-        found = present(rows, students)
-        if not found:
-            raise ValueError(f"rows: none of the {len(rows)} is a student of these params")
-        return cls(
-            params, found, present(rows, teachers), missing(rows, students + teachers),
-            cells(rows, students), summary(rows, students), cells(rows, teachers),
-        )  # fmt: skip
-
-    @property
-    def controls(self) -> list[Row]:
-        """The students without a teacher."""
-        return [row for row in self.students if row["labels"]["kd_method"] == NO_KD]
-
-    @property
-    def top(self) -> pd.DataFrame:
-        """The five cells of the highest Harmonic score, ties in the order of the grid."""
-        return self.cells.dropna(subset="harmonic").nlargest(5, "harmonic")
 
 
 def csv(table: pd.DataFrame) -> bytes:

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from kdlib.config import Params
-from kdlib.report.tables import Study, cell_label
+from kdlib.report.study import Study
+from kdlib.report.tables import cell_label
 from kdlib.store import Row
 
 VERDICT_SEEDS = 5
@@ -27,12 +28,29 @@ NUMBERS = {
     "acc_effect": ("ACC effect, points", 100, 2, True),
     "nll_effect": ("NLL effect", 1, 3, True),
     "ece_effect": ("ECE effect", 1, 4, True),
+    "val_acc": ("validation ACC %", 100, 2, False),
+    "val_nll": ("validation NLL", 1, 3, False),
+    "val_ece": ("validation ECE", 1, 4, False),
+    "top5_images": ("% in top 5, images redrawn", 100, 1, False),
+    "top5_seeds": ("% of seeds in top 5", 100, 0, False),
+    "accuracy": ("ACC %", 100, 2, False),
+    "ece_batches": ("mean ECE of batches of 128", 1, 4, False),
+    "ece_floor_batch": ("floor of batches", 1, 4, False),
+    "acc_median": ("median ACC points", 100, 2, True),
+    "nll_median": ("median NLL", 1, 3, True),
+    "ece_median": ("median ECE", 1, 4, True),
+    "acc_best": ("its ACC points", 100, 2, True),
+    "nll_best": ("its NLL", 1, 3, True),
+    "ece_best": ("its ECE", 1, 4, True),
+    "T": ("T", 1, 3, False),
+    "tau": ("tau", 1, 2, False),
     "acc_published": ("ACC % published", 100, 2, False),
     "ece_published": ("ECE published", 1, 4, False),
 }
 WORDS = {
+    "better": "better in both", "clear": "clearly so",
     "kd_method": "KD", "teacher_loss": "teacher", "student_loss": "student",
-    "effect_seeds": "seeds of effect",
+    "effect_seeds": "seeds of effect", "other_factor": "other factor",
 }  # fmt: skip
 FACTORS = {
     "kd_method": "KD method", "teacher_loss": "teacher loss", "student_loss": "student loss",
@@ -103,20 +121,58 @@ def no_best(row: Row) -> str:
     )
 
 
-def headlines(study: Study) -> list[str]:
-    """One sentence a factor, from its paired effects, and what the numbers may not be used for."""
-    sentences = []
-    for factor, name in FACTORS.items():
-        effects = study.summary[study.summary["factor"] == factor].dropna(subset="acc_effect")
-        if len(effects):
-            ends = (_ends(effects, column) for column in ("acc_effect", "ece_effect"))
-            spans = "accuracy {} points, ECE {}".format(*ends)
-            level = f" {word(effects['level'].iloc[0])}" * (len(effects) == 1)
-            versus = word(effects["versus"].iloc[0])
-            sentences.append(f"{name[0].upper()}{name[1:]}{level} against {versus}: {spans}.")
-    if study.params.data == "digits":
-        sentences.append(DIGITS)
-    return sentences
+def answer(study: Study) -> list[str]:
+    """The answer in three sentences: what KD does, what calibration in training does, and whether
+    either beats a plain student adjusted after training."""
+    found = {factor: _effects(study, factor) for factor in FACTORS}
+    kd = found.pop("kd_method").replace("KD method against none", "KD against no teacher")
+    trained = "; ".join(text for text in found.values() if text)
+    sentences = (kd, trained and f"Calibration in training: {trained}", _after(study.contests))
+    note = seeds_note(len(study.params.seeds)).split(":")[0]
+    return [f"{text} ({note})." for text in sentences if text]
+
+
+def resolution(study: Study) -> str:
+    """How large an effect has to be to be seen with so many seeds."""
+    parts = []
+    for name, table in (("a main effect", study.summary), ("an interaction", study.interactions)):
+        if len(table) and table["acc_effect_ci95"].notna().any():
+            acc, ece = (table[f"{metric}_effect_ci95"].median() for metric in ("acc", "ece"))
+            parts.append(f"± {100 * acc:.2f} ACC points and ± {ece:.4f} ECE for {name}")
+    seeds = len(study.params.seeds)
+    if not parts:
+        return "With fewer than two complete seeds there is no interval: it resolves nothing."
+    return f"{seeds} seeds resolve (median half-width): {', '.join(parts)}."
+
+
+def _effects(study: Study, factor: str) -> str:
+    """The paired effects of a factor's levels; nothing where there is none."""
+    effects = study.summary[study.summary["factor"] == factor].dropna(subset="acc_effect")
+    if effects.empty:
+        return ""
+    ends = (_ends(effects, column) for column in ("acc_effect", "ece_effect"))
+    spans = "accuracy {} points, ECE {}".format(*ends)
+    level = f" {word(effects['level'].iloc[0])}" * (len(effects) == 1)
+    return f"{FACTORS[factor]}{level} against {word(effects['versus'].iloc[0])}, {spans}"
+
+
+def _after(contests: pd.DataFrame) -> str:
+    """How many cells, as trained, beat the plain student after each honest adjustment."""
+    if contests.empty:
+        return ""
+    bound = contests["against plain with"].str.contains("bound")
+    honest = contests[(contests["cells adjusted"] == "as trained") & ~bound]
+    texts = []
+    for group, part in honest.groupby("cells are", sort=False):
+        counts = [
+            f"{line['better']}" + f" ({line['clear']} clearly)" * (line["seeds"] > 1) + " after "
+            f"{line['against plain with']} ({line['metrics']}"
+            + f", its fit at the bound in seeds: {line['at_bound']}" * (line["at_bound"] > 0)
+            + ")"
+            for line in part.to_dict("records")
+        ]
+        texts.append(f"of {part['cells'].iloc[0]} with {group}, {', '.join(counts)}")
+    return f"Cells that beat the plain student once it is adjusted: {'; '.join(texts)}"
 
 
 def _ends(effects: pd.DataFrame, column: str) -> str:

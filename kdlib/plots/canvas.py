@@ -1,0 +1,95 @@
+"""What all figures share: style, saving, labels that do not overlap.
+
+Colours are seaborn's colour-blind palette; shapes and labels say the same. Nothing here opens a
+window: in a notebook a returned figure shows itself, elsewhere it is only an object.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
+
+from kdlib.store import write_atomic
+
+BLUE, ORANGE, _, RED = sns.color_palette("colorblind")[:4]
+STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": True, "grid.color": "0.92"}
+LABEL = 7.5  # size of a label, in points
+FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that would differ
+
+
+@contextlib.contextmanager
+def canvas(
+    columns: int = 1, size: tuple[float, float] = (8.0, 4.8), rows: int = 1, **shared: bool
+) -> Iterator[tuple]:
+    """A styled figure and its axes, closed for pyplot: who returns it decides where it is shown."""
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **STYLE}):
+        figure, found = plt.subplots(
+            rows, columns, figsize=size, dpi=150, layout="constrained", **shared
+        )
+        plt.close(figure)
+        yield figure, found
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write name.png and name.svg, the same bytes for the same figure; the path of the PNG."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for both
+    for suffix, metadata in FORMATS.items():
+        content = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(content, format=suffix, metadata=metadata)
+        write_atomic(folder / f"{name}.{suffix}", content.getvalue())
+    return folder / f"{name}.png"
+
+
+def spread(positions: ArrayLike, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """Ascending positions (n,) moved as little as possible (least squares) so that neighbours are
+    at least `gap` apart and all lie in [low, high]; ValueError where they do not fit.
+
+    >>> spread([0.1, 0.5, 0.52, 0.99], gap=0.1)
+    array([0.1 , 0.46, 0.56, 0.99])
+    >>> spread([0.97, 0.98], gap=0.1)
+    array([0.9, 1. ])
+    """
+    steps = gap * np.arange(len(positions))
+    if len(steps) and steps[-1] > high - low:
+        raise ValueError(f"{len(steps)} labels {gap} apart do not fit between {low} and {high}")
+    # Less its own step, a label only has to lie no lower than its predecessor.
+    moved = isotonic_regression(np.asarray(positions) - steps).x if len(steps) else steps
+    return np.clip(moved, low, high - steps[-1:]) + steps
+
+
+def label_column(axes: Axes, table: pd.DataFrame, colours: Sequence[Any]) -> None:
+    """Write `table["cell"]` in a column to the right of the axes, joined to the points by lines.
+
+    table: columns cell, ece (x), acc (y, as a fraction drawn in percent). Limits must be final.
+    """
+    points = np.column_stack([table["ece"], 100 * table["acc"]])
+    heights = axes.transAxes.inverted().transform(axes.transData.transform(points))[:, 1]
+    order = np.argsort(heights, kind="stable")
+    line = 1.2 * LABEL / 72 * axes.figure.dpi / axes.get_window_extent().height
+    for index, height in zip(order, spread(heights[order], line), strict=True):
+        axes.annotate(
+            table["cell"].iloc[index],
+            points[index],
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=LABEL,
+            color=colours[index],
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colours[index], "lw": 0.5, "alpha": 0.6,
+                        "relpos": (0, 0.5), "patchA": None, "shrinkA": 1, "shrinkB": 0},
+            zorder=2,  # under the points
+        )  # fmt: skip

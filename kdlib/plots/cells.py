@@ -1,0 +1,241 @@
+"""Figures of the grid: its cells in the plane, their scores, effects of the factors."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlib.plots.canvas import BLUE, LABEL, ORANGE, RED, canvas, label_column
+from kdlib.store import Row
+
+AXES = ("kd_method", "teacher_loss", "student_loss", "mixup")
+
+
+def _plane(axes: Axes, title: str) -> None:
+    axes.set(xlabel="ECE, 15 bins (lower is better)", ylabel="accuracy, %", title=title)
+
+
+def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
+    """Every cell in the plane of ECE and accuracy; the best and the worst by Harmonic are named.
+
+    cells: of `kdlib.report.cells`. The controls without KD are diamonds; the dashed line is the
+    mean ECE floor, where a perfectly calibrated network would lie.
+    """
+    scored = cells[cells["harmonic"].notna()].sort_values("harmonic", kind="stable")
+    named = min(named, len(scored) // 2)
+    worst, best = scored[:named], scored[len(scored) - named :][::-1]
+    controls = cells[cells["kd_method"] == "none"]
+    groups = [
+        (scored, "cells with KD", "o", "0.6", 16),
+        (controls, "no KD", "D", ORANGE, 22),
+        (best, f"top {named} by Harmonic", "^", BLUE, 46),
+        (worst, f"bottom {named}", "v", RED, 46),
+    ]
+    with canvas() as (figure, axes):
+        for table, label, marker, colour, size in groups:
+            if table.empty:
+                continue
+            axes.scatter(
+                table["ece"], 100 * table["acc"], size, label=label, marker=marker,
+                color=colour, edgecolor="white", linewidth=0.4, zorder=3,
+            )  # fmt: skip
+        floor = cells["ece_floor"].mean()
+        axes.axvline(floor, color="0.4", ls="--", lw=0.8, label="mean ECE floor", zorder=2)
+        _plane(axes, title)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
+        figure.draw_without_rendering()  # the layout decides where the labels may go
+        label_column(axes, pd.concat([best, worst]), [BLUE] * named + [RED] * named)
+    return figure
+
+
+def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
+    """The means over KD methods in the plane of ECE and accuracy, coloured by Harmonic score.
+
+    means: of `kdlib.report.teacher_student_means`. Discs: without mixup, squares: with.
+    """
+    norm = mpl.colors.Normalize(0, 1)
+    with canvas(size=(8.0, 5.4)) as (figure, axes):
+        for mixup, marker in ((False, "o"), (True, "s")):
+            part = means[means["mixup"] == mixup]
+            dots = axes.scatter(
+                part["ece"], 100 * part["acc"], 36, part["harmonic"], marker=marker,
+                norm=norm, cmap="viridis", edgecolor="0.3", linewidth=0.4, zorder=3,
+                label="mixup" if mixup else "no mixup",
+            )  # fmt: skip
+        _plane(axes, title)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
+        bar = figure.colorbar(dots, ax=axes, location="left", shrink=0.6, aspect=30)
+        bar.set_label("Harmonic score of the grid", fontsize=8)
+        figure.draw_without_rendering()
+        label_column(axes, means, ["0.25"] * len(means))
+    return figure
+
+
+def before_after(posthoc: pd.DataFrame, names: Sequence[str], title: str) -> Figure:
+    """Every cell in the plane of ECE and accuracy, one panel for each of two adjustments.
+
+    posthoc: of `kdlib.report`'s `posthoc`; names: its two adjustments to show. Colour: the student
+    loss; diamonds: no KD; the star is the plain student; hollow: a fit ended at its bound.
+    """
+    losses = list(posthoc["student_loss"].unique())
+    colours = dict(zip(losses, sns.color_palette("colorblind"), strict=False))
+    with canvas(2, (8.0, 4.2), sharex=True, sharey=True) as (figure, panels):
+        for axes, name in zip(panels, names, strict=True):
+            for cell in posthoc[posthoc["adjustment"] == name].to_dict("records"):
+                taught = cell["kd_method"] != "none"
+                plain = not taught and cell["student_loss"] == "ce" and not cell["mixup"]
+                colour = colours[cell["student_loss"]]
+                axes.scatter(
+                    cell["ece"], 100 * cell["acc"], 160 if plain else 20 + 12 * (not taught),
+                    marker="*" if plain else "o" if taught else "D", edgecolor=colour,
+                    linewidth=0.8, color="none" if cell["at_bound"] else [(*colour, 0.75)],
+                    zorder=3 + plain,
+                )  # fmt: skip
+            _plane(axes, name)
+        panels[1].set_ylabel("")
+        figure.suptitle(title, fontsize=10)
+        figure.legend(handles=_keys(colours), loc="outside lower center", ncols=8, fontsize=LABEL)
+    return figure
+
+
+def _keys(colours: Mapping[str, Any]) -> list[mpl.lines.Line2D]:
+    """The legend of `before_after`."""
+    shapes = {"KD": ("o", 5), "no KD": ("D", 5), "plain student": ("*", 9)}
+    handles = [
+        mpl.lines.Line2D([], [], marker="o", ls="", markersize=5, color=colour, label=f"S:{name}")
+        for name, colour in colours.items()
+    ]
+    handles += [
+        mpl.lines.Line2D([], [], marker=marker, ls="", markersize=size, color="0.4", label=name)
+        for name, (marker, size) in shapes.items()
+    ]
+    hollow = {"marker": "o", "markerfacecolor": "none", "label": "fit at its bound"}
+    return [*handles, mpl.lines.Line2D([], [], ls="", markersize=5, color="0.4", **hollow)]
+
+
+def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
+    """The Harmonic score by teacher and student loss, a map for each KD method and mixup."""
+    scored = cells[cells["harmonic"].notna()]
+    methods, teachers, students, switches = (list(scored[name].unique()) for name in AXES)
+    size = (1.2 + 1.75 * len(methods), 0.8 + 1.6 * len(switches))
+    with canvas(len(methods), size, len(switches), squeeze=False) as (figure, panels):
+        for (row, mixup), (column, method) in itertools.product(
+            enumerate(switches), enumerate(methods)
+        ):
+            part = scored[(scored["kd_method"] == method) & (scored["mixup"] == mixup)]
+            table = part.pivot(index="teacher_loss", columns="student_loss", values="harmonic")
+            axes = panels[row, column]
+            sns.heatmap(
+                table.reindex(teachers, columns=students), vmin=0, vmax=1, cmap="viridis",
+                annot=True, fmt=".2f", annot_kws={"fontsize": LABEL}, ax=axes, cbar=False,
+                square=True, linewidths=0.5,
+            )  # fmt: skip
+            axes.set_title(f"{method.upper()}{', mixup' * bool(mixup)}", fontsize=8.5)
+            axes.set_xlabel("student loss" * (row == len(switches) - 1), fontsize=8)
+            axes.set_ylabel("teacher loss" * (column == 0), fontsize=8)
+            axes.tick_params(labelsize=LABEL, rotation=0, length=0)
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def effects(summary: pd.DataFrame, title: str) -> Figure:
+    """The paired effect of each level on accuracy and ECE, with 95 % intervals where there are any.
+
+    summary: of `kdlib.report.summary`. The dashed line is no effect.
+    """
+    part = summary[summary["pairs"] > 0]
+    heights = np.arange(len(part))[::-1]
+    labels = [
+        f"{line['factor'].replace('_', ' ')}: {_word(line['level'])} - {_word(line['versus'])}"
+        for line in part.to_dict("records")
+    ]
+    axis = {"acc": ("accuracy, points", 100, 1), "ece": ("ECE", 1, -1)}
+    with canvas(2, (8.0, 0.9 + 0.26 * len(part)), sharey=True) as (figure, panels):
+        for axes, (metric, (name, scale, sign)) in zip(panels, axis.items(), strict=True):
+            values, halves = (scale * part[f"{metric}_effect{end}"] for end in ("", "_ci95"))
+            for height, value, half in zip(heights, values, halves.fillna(0), strict=True):
+                colour = BLUE if sign * value > 0 else RED
+                axes.errorbar(value, height, xerr=half, fmt="o", color=colour, capsize=2, ms=4.5)
+            axes.axvline(0, color="0.4", ls="--", lw=0.8)
+            axes.set(xlabel=f"effect on {name}")
+            axes.set_yticks(heights, labels, fontsize=LABEL)
+        figure.suptitle(f"{title} (blue: better, red: worse)", fontsize=10)
+    return figure
+
+
+def class_frequency(rows: Sequence[Row], title: str) -> Figure:
+    """Accuracy on frequent, medium and rare classes by student loss: dots are runs, bars medians.
+
+    rows: with `acc_many`, `acc_medium` and `acc_few` among their test metrics.
+    """
+    groups, labels = ("many", "medium", "few"), [row["labels"] for row in rows]
+    losses, switches = (list(dict.fromkeys(one[key] for one in labels))
+                        for key in ("student_loss", "mixup"))  # fmt: skip
+    palette, step = sns.color_palette("colorblind"), 0.8 / len(losses)
+    with canvas(len(switches), (8.0, 3.4), sharey=True, squeeze=False) as (figure, (panels,)):
+        for (axes, mixup), (at, loss) in itertools.product(
+            zip(panels, switches, strict=True), enumerate(losses)
+        ):
+            tests = [
+                [row["metrics"]["test"][f"acc_{group}"] for group in groups] for row in rows
+                if (row["labels"]["student_loss"], row["labels"]["mixup"]) == (loss, mixup)
+            ]  # fmt: skip
+            if not tests:
+                continue
+            percent = 100 * np.array(tests).reshape(-1, len(groups))
+            places = np.arange(len(groups)) + (at - (len(losses) - 1) / 2) * step
+            axes.scatter(np.broadcast_to(places, percent.shape), percent, 16, alpha=0.35,
+                         color=[palette[at]], linewidth=0, label=loss)  # fmt: skip
+            axes.hlines(np.median(percent, axis=0), places - step / 3, places + step / 3,
+                        color=palette[at], lw=2.5)  # fmt: skip
+            axes.set_xticks(range(len(groups)), [f"{group}-shot" for group in groups])
+            axes.set_title("mixup" if mixup else "no mixup")
+        panels[0].set_ylabel("accuracy, %")
+        legend = figure.legend(*panels[0].get_legend_handles_labels(), title="student loss",
+                               loc="outside right center", fontsize=LABEL)  # fmt: skip
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _word(value: str | bool) -> str:
+    return {"True": "on", "False": "off"}.get(str(value), str(value))
+
+
+def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Figure:
+    """Validation accuracy (class-balanced) and training loss of each run over its epochs.
+
+    hue, style: labels of the rows that colour and dash the lines. The loss is the weighted sum of a
+    run's terms, the mean of an epoch. ValueError where no row has a history.
+    """
+    heads = {name: name.replace("_", " ") for name in (hue, style)}
+    lines = [
+        {head: _word(row["labels"][name]) for name, head in heads.items()}
+        | {"run": row["id"], "epoch": entry["epoch"]}
+        | {"validation accuracy, %": 100 * entry.get("val_acc", np.nan)}
+        | {"training loss": sum(entry["train"].values())}
+        for row in rows
+        for entry in row["history"]
+    ]
+    if not lines:
+        raise ValueError(f"rows: none of the {len(rows)} has a history to draw")
+    table = pd.DataFrame(lines)
+    with canvas(columns=2, size=(8.0, 3.4)) as (figure, panels):
+        for axes, y in zip(panels, ("validation accuracy, %", "training loss"), strict=True):
+            sns.lineplot(
+                table, x="epoch", y=y, hue=heads[hue], style=heads[style], units="run",
+                estimator=None, palette="colorblind", lw=1.2, marker="o", markersize=3, ax=axes,
+                legend=axes is panels[1],
+            )  # fmt: skip
+        handles = panels[1].get_legend_handles_labels()
+        panels[1].get_legend().remove()
+        figure.legend(*handles, loc="outside right center", fontsize=LABEL)
+        figure.suptitle(title, fontsize=10)
+    return figure

@@ -1,0 +1,61 @@
+"""The small grids beside the main one: what happens when one choice of a method changes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from kdlib.config import Params
+from kdlib.grid import control_runs, student_runs
+from kdlib.report.tables import CELL, METRICS, cell_label, intervals, present
+from kdlib.store import Row
+
+
+def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
+    """One line a cell of the control grids, each group after the cell of the main grid it varies.
+
+    change: the options that differ from it. Means over seeds with intervals, on test and (`val_`)
+    validation. Where only the KD term's weight differs the question is one of choice, so it is
+    shown on validation alone.
+    """
+    runs = control_runs(params)
+    bases = list(dict.fromkeys(_base(params, run.labels) for run in runs))
+    main = [run for run in student_runs(params) if tuple(run.labels.values()) in bases]
+    every = {run.id: run for run in main + runs}.values()
+    ordered = sorted(every, key=lambda run: bases.index(_base(params, run.labels)))
+    lines = [_line(row, params) for row in present(rows, ordered)]
+    if not lines:
+        return pd.DataFrame()
+    table, keys = pd.DataFrame(lines), [*CELL, "change"]
+    result = table.groupby(keys, sort=False).size().to_frame("seeds")
+    for prefix in ("", "val_"):
+        other = [name for name in table if name in METRICS] if prefix else []
+        named = table.drop(columns=other).rename(columns={prefix + name: name for name in METRICS})
+        mean, half = intervals(named.groupby(keys, sort=False))
+        for name in METRICS:
+            result[prefix + name], result[f"{prefix}{name}_ci95"] = mean[name], half[name]
+    result = result.reset_index()
+    result.insert(0, "cell", [cell_label(labels) for labels in result[CELL].to_dict("records")])
+    return result
+
+
+def _base(params: Params, labels: dict) -> tuple:
+    """The cell of the main grid that a cell varies, or the cell itself."""
+    method = labels["kd_method"]
+    return params.options.get(method, {}).get("of", method), *(labels[name] for name in CELL[1:])
+
+
+def _line(row: Row, params: Params) -> dict:
+    labels = {name: row["labels"][name] for name in CELL}
+    options = params.options.get(labels["kd_method"], {})
+    given = params.options.get(options.get("of", labels["kd_method"]), {})
+    own = options.items() if "of" in options else ()
+    changed = {key: value for key, value in own if key != "of" and given.get(key) != value}
+    test = {} if changed.keys() == {"weight"} else row["metrics"]["test"]
+    val = row["metrics"].get("val", {})
+    return {
+        **labels,
+        "change": ", ".join(f"{key} {value}" for key, value in changed.items()) or "none",
+        **{name: test.get(name, np.nan) for name in METRICS},
+        **{f"val_{name}": val.get(name, np.nan) for name in METRICS},
+    }

@@ -1,0 +1,105 @@
+"""Which figures a grid's rows and predictions allow to draw."""
+
+from kdlib import metrics, plots
+from kdlib.grid import NO_KD
+from kdlib.metrics import ReliabilityBins
+from kdlib.report.posthoc import ADJUSTMENTS
+from kdlib.report.study import Study
+from kdlib.report.tables import REFERENCE, cell_label, teacher_student_means
+from kdlib.report.text import title
+from kdlib.store import Row
+
+Figures = dict[str, tuple]
+
+
+def figures(study: Study) -> Figures:
+    """What the rows allow to draw: file name -> caption and figure."""
+    return _of_cells(study) | _of_factors(study) | _of_images(study)
+
+
+def _of_cells(study: Study) -> Figures:
+    drawn, name = {}, title(study.params)
+    if len(study.top):
+        figure = plots.acc_vs_ece(study.cells, name)
+        drawn["acc_vs_ece"] = "Every cell: accuracy and ECE", figure
+        figure = plots.harmonic_heatmap(study.cells, f"Harmonic score, {name}")
+        drawn["harmonic"] = "Harmonic score by teacher and student loss", figure
+    means = teacher_student_means(study.cells)
+    if len(means):
+        figure = plots.teacher_student_means(means, f"{name}: means over KD methods")
+        drawn["teacher_student_means"] = "Every teacher and student, means over KD methods", figure
+    names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature")]
+    if set(names) <= set(study.posthoc["adjustment"]):
+        figure = plots.before_after(study.posthoc, names, name)
+        drawn["before_after"] = "Every cell before and after one temperature", figure
+    if len(study.stability):
+        figure = plots.rank_stability(study.stability, f"Rank stability, {name}")
+        drawn["rank_stability"] = "How often a cell is among the top 5", figure
+    return drawn
+
+
+def _of_factors(study: Study) -> Figures:
+    drawn, name = {}, title(study.params)
+    if study.summary["acc_effect"].notna().any():
+        figure = plots.effects(study.summary, f"Paired effects, {name}")
+        drawn["effects"] = "Paired effects of each factor on accuracy and ECE", figure
+    if any("acc_few" in row["metrics"]["test"] for row in study.students):
+        figure = plots.class_frequency(study.students, f"By class frequency, {name}")
+        drawn["class_frequency"] = "Accuracy by class frequency and student loss", figure
+    if study.controls:
+        drawn["learning_curves"] = (
+            "Learning curves of the students without KD: has training levelled off?",
+            plots.learning_curves(study.controls, "student_loss", "mixup", "students without KD"),
+        )
+    return drawn
+
+
+def _of_images(study: Study) -> Figures:
+    networks = {name: row for name, row in showcase(study).items() if row["id"] in study.found}
+    if not networks:
+        return {}
+    seed = next(iter(networks.values()))["run"]["seed"]
+    head = f"seed {seed}, {title(study.params)}"
+    panels = {name: _reliability(study, row) for name, row in networks.items()}
+    curves = {}
+    for name, row in networks.items():
+        stored = study.found[row["id"]]
+        probs = metrics.softmax(stored["test_logits"])
+        curves[name] = metrics.risk_coverage(probs, stored["test_labels"])
+    return {
+        "reliability": (
+            "Reliability: accuracy against confidence, before and after one temperature",
+            plots.reliability(panels, f"Reliability, {head}"),
+        ),
+        "risk_coverage": (
+            "Risk and coverage: errors among the most confident images",
+            plots.risk_coverage(curves, f"Risk and coverage, {head}"),
+        ),
+    }
+
+
+def showcase(study: Study) -> dict[str, Row]:
+    """The plain student, the plain teacher and the top cell's student, of one seed."""
+    plain = REFERENCE | {"teacher_loss": NO_KD}
+    wanted = {"plain student": plain, "plain teacher": {"teacher_loss": "ce", "mixup": False}}
+    found = {
+        name: row
+        for name, labels in wanted.items()
+        for row in (study.teachers if "kd_method" not in labels else study.students)[::-1]
+        if labels.items() <= row["labels"].items()
+    }
+    for run in study.top["runs"].iloc[:1]:
+        row = next(row for row in study.students if row["id"] == run.split("; ")[0])
+        found[f"top cell: {cell_label(row['labels'])}"] = row
+    return found
+
+
+def _reliability(study: Study, row: Row) -> dict[str, ReliabilityBins]:
+    stored, fitted = study.found[row["id"]], row["metrics"].get("temperature")
+    lines = {"as trained": 1.0} | ({f"T = {fitted['T']:.2f}": fitted["T"]} if fitted else {})
+    return {
+        label: metrics.reliability_bins(
+            metrics.softmax(stored["test_logits"], temperature), stored["test_labels"]
+        )
+        for label, temperature in lines.items()
+    }
