@@ -2,13 +2,15 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kdlib import _compat, batch
+from kdlib import _compat, batch, grid
+from kdlib.config import Params
 from kdlib.pipeline import Lab
-from kdlib.plan import plan
+from kdlib.plan import Plan, plan, profiles
 from kdlib.store import Store
 from kdlib.verify import verify
 
@@ -71,13 +73,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    findings = verify(options.results)
+    from kdlib import report  # pandas and seaborn: a second that the other commands save
+
+    findings, results = verify(options.results), Path(options.results)
+    if results.resolve().name in profiles() and (results / grid.STUDY).is_dir():
+        rows = Store(results).rows()
+        for params in _settings(plan(results.resolve().name, results)):
+            tables = report.differing_tables(rows, params, results)
+            findings.wrong += [f"{table} is not what the rows give" for table in tables]
     print(*findings.wrong, findings.summary(), sep="\n")
     return 1 if findings.wrong else 0
 
 
+def _settings(whole: Plan) -> list[Params]:
+    """The params of each grid of a profile, from the last of its files."""
+    return list({params.setting: params for params, _ in whole.parts}.values())
+
+
 def _evaluate(options: argparse.Namespace) -> int:
-    from kdlib import report  # pandas and seaborn: a second that the other commands save
+    from kdlib import report
 
     whole = plan(options.profile, options.out)
     measured = 0
@@ -86,7 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         measured += sum(lab.evaluate(run) is not None for run in runs)
     print(f"{measured} of {len(whole.runs)} runs measured again, the others have no checkpoint")
     rows = Store(whole.out_dir).rows()
-    for params in {params.setting: params for params, _ in whole.parts}.values():
+    for params in _settings(whole):
         print(report.write(rows, params, whole.out_dir))
     return 0
 

@@ -143,6 +143,14 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     assert main(["evaluate", "mine", "--out", str(made.out_dir)]) == 0
     assert capsys.readouterr().out.startswith("2 of 2 runs measured again")
     assert (made.out_dir / "report" / "index.html").exists()
+    table = made.out_dir / "03_calibration_study" / "cells.csv"
+    moved = made.out_dir.rename(tmp_path / "mine")  # by its profile's name, tables are checked too
+    table = moved / table.relative_to(made.out_dir)
+    assert main(["verify", str(moved)]) == 0
+    table.write_text(table.read_text().replace("0.", "1.", 1))
+    assert main(["verify", str(moved)]) == 1
+    assert f"{table} is not what the rows give" in capsys.readouterr().out
+    moved.rename(made.out_dir)
     path = next((made.out_dir / "02_students" / "rows").iterdir())
     path.write_text(path.read_text().replace("acc", "axx", 1))
     assert main(["verify", str(made.out_dir)]) == 1

@@ -23,6 +23,7 @@ __all__ = [
     "Study",
     "batch_ece",
     "cells",
+    "differing_tables",
     "published",
     "readable",
     "summary",
@@ -44,18 +45,7 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     out_dir = Path(out_dir)
     study = Study.of(rows, params, out_dir)
     folder = out_dir / grid.STUDY / params.setting
-    tables = {
-        "cells": study.cells,
-        "summary": study.summary,
-        "interactions": study.interactions,
-        "teachers": study.teacher_cells,
-        "posthoc": study.posthoc,
-        "controls": study.posthoc[study.posthoc["kd_method"] == NO_KD],
-        "contests": study.contests,
-        "control_grids": study.control_grids,
-        "rank_stability": study.stability,
-        "timings": _timings(study, out_dir),
-    }
+    tables = deterministic_tables(study) | {"timings": _timings(study, out_dir)}
     tables = {name: table for name, table in tables.items() if len(table)}
     for name, table in tables.items():
         write_atomic(folder / f"{name}.csv", csv(table))
@@ -66,6 +56,33 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     write_atomic(folder / "summary.txt", terminal(study).encode())
     write_atomic(folder / "section.html", page.section(study, images, list(tables)).encode())
     return _compose(out_dir)
+
+
+def deterministic_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """Every table that is a function of the rows (and predictions) alone, by its file's stem."""
+    return {
+        "cells": study.cells,
+        "summary": study.summary,
+        "interactions": study.interactions,
+        "teachers": study.teacher_cells,
+        "posthoc": study.posthoc,
+        "controls": study.posthoc[study.posthoc["kd_method"] == NO_KD],
+        "contests": study.contests,
+        "control_grids": study.control_grids,
+        "rank_stability": study.stability,
+    }
+
+
+def differing_tables(rows: Sequence[Row], params: Params, out_dir: str | Path) -> list[str]:
+    """The files of a grid's tables that are not what the rows give; one that cannot be made from
+    what is here (rank stability without predictions) is not judged."""
+    study = Study.of(rows, params, out_dir)
+    folder = Path(out_dir) / grid.STUDY / params.setting
+    return [
+        str(folder / f"{name}.csv")
+        for name, table in deterministic_tables(study).items()
+        if len(table) and (folder / f"{name}.csv").read_bytes() != csv(table)
+    ]
 
 
 def _timings(study: Study, out_dir: Path) -> pd.DataFrame:
