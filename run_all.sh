@@ -5,7 +5,7 @@
 ##
 ##   PROFILE        a folder of params/ (default: digits, minutes on a laptop)
 ##   --dry-run      print the jobs and what is left of them, start nothing
-##   --jobs N       notebooks at once (default: the cores)
+##   --jobs N       notebooks at once (default: the cores; on a GPU one)
 ##   --out DIR      results folder (default: results/PROFILE)
 ##   --trust-data   accept a data set whose fingerprint is not the recorded one
 ##   --set K=V      another value of a key of the params files, e.g. --set epochs=2

@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train and analyse a profile of params/")
     run.add_argument("profile", nargs="?", default="digits")
     run.add_argument("--dry-run", action="store_true", help="print what would be done")
-    run.add_argument("--jobs", type=int, help="notebooks at once (default: the cores)")
+    run.add_argument(
+        "--jobs", type=int, help="notebooks at once (default: the cores; on a GPU one)"
+    )
     run.add_argument("--out", help="results folder (default: results/PROFILE)")
     run.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
     run.add_argument(
@@ -94,12 +96,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     from kdlib import report
 
     whole = plan(options.profile, options.out)
-    measured = 0
+    measured, rows = 0, []
     for params, runs in whole.parts:
         lab = Lab.of(params, whole.out_dir)
         measured += sum(lab.evaluate(run) is not None for run in runs)
+        rows += [row for run in runs if (row := lab.stored(run)) is not None]
     print(f"{measured} of {len(whole.runs)} runs measured again, the others have no checkpoint")
-    rows = Store(whole.out_dir).rows()
     for params in _settings(whole):
         print(report.write(rows, params, whole.out_dir))
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdlib.config import fingerprint
-from kdlib.pipeline import Lab
+from kdlib.pipeline import Lab, resolve_device
 from kdlib.plan import ROOT, Job, Plan, plan
 from kdlib.store import DamagedError, Store, write_atomic
 
@@ -34,13 +34,15 @@ def run(
 ) -> int:
     """Do what is left of a profile; the exit code is 0, 1 (some job failed), 75 (busy) or 130.
 
-    out_dir: default results/<profile>. jobs: notebooks at once, default the cores. dry_run: print
-    what would be done. changes: other values of keys of the params files. LookupError for an
-    unknown profile, ValueError for wrong params.
+    out_dir: default results/<profile>. jobs: notebooks at once, default the cores, on a GPU one.
+    dry_run: print what would be done. changes: other values of keys of the params files.
+    LookupError for an unknown profile, ValueError for wrong params.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     whole = plan(profile, out_dir, **changes or {})
+    if jobs is None and any(resolve_device(one.device) == "cuda" for one, _ in whole.parts):
+        jobs = 1  # a GPU has one memory for all
     return execute(
         whole.jobs, whole.out_dir, lambda: _stored(whole, dry_run), cores=jobs, dry_run=dry_run
     )

@@ -20,6 +20,14 @@ CALIBRATION_IMAGES = 500  # a class, at most
 Predictions = dict[str, np.ndarray]
 
 
+def evaluate(
+    trained: Trained, record: ImageSet, selection: Selection
+) -> tuple[dict[str, dict[str, Any]], Predictions]:
+    """A trained network's metrics (`measure`) and the predictions they come from."""
+    found = predictions(trained, record, selection)
+    return measure(found, list(selection.class_counts)), found
+
+
 def predictions(trained: Trained, record: ImageSet, selection: Selection) -> Predictions:
     """float16 logits and labels: `test_*`, `val_*`, `balanced_*` (`balanced_indices`), and
     `selected_test_logits` where the epoch that validation chose is not the last. ValueError when a

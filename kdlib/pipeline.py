@@ -183,13 +183,13 @@ class Lab:
 
     def _store(self, trained: train.Trained) -> Row:
         run, record, selection = trained.run, self.record(trained.run), self.selection(trained.run)
-        found = evaluate.predictions(trained, record, selection)
+        metrics, found = evaluate.evaluate(trained, record, selection)
         row = {
             "labels": run.labels,
             "run": run.identity(),
             "classes": list(record.classes),
             "network": train.network_shape(run, record),
-            "metrics": evaluate.measure(found, list(selection.class_counts)),
+            "metrics": metrics,
             "evaluation": evaluate.VERSION,
             "history": trained.history,
             "selected_epoch": trained.selected_epoch,
