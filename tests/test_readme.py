@@ -100,3 +100,14 @@ def test_the_showcase_shows_the_best_and_the_plain_student():
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| b", "| plain"]
     assert lines[2] == "| b | 90.00 | 1.000 | 0.1000 | 0.800 |"
     assert showcase.BLOCK.search((ROOT / "README.md").read_text())
+
+
+def test_the_readmes_numbers_are_those_of_the_committed_tables():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    study = ROOT / "results" / "digits5" / "03_calibration_study"
+    table = pd.read_csv(study / "summary.csv").set_index(["factor", "level"])
+    for level in ("rkd", "kd", "at", "crd"):
+        effect, half = 100 * table.loc[("kd_method", level), ["acc_effect", "acc_effect_ci95"]]
+        assert f"{level.upper()} {effect:+.1f} +- {half:.1f}" in text
+    effect, half = 100 * table.loc[("student_loss", "bs"), ["acc_effect", "acc_effect_ci95"]]
+    assert f"balanced softmax in the student gains {effect:.1f} +- {half:.1f} points" in text
