@@ -730,3 +730,10 @@ def test_a_mean_over_batches_misjudges_a_perfect_predictor():
     pd.testing.assert_frame_equal(table, report.batch_ece(images=2_000, batch=100))
     other = report.batch_ece([0.5], images=2_000, batch=2_000)  # one batch is the whole set
     assert other["ece_batches"].to_list() == other["ece"].to_list()
+
+
+def test_a_contest_without_an_interval_claims_nothing():
+    line = {"clear": pd.NA, "seeds": 5}
+    assert text._clearly(line) == " (no interval: an NLL is infinite)"
+    assert text._clearly(line | {"seeds": 1}) == ""
+    assert text._clearly({"clear": 3, "seeds": 5}) == " (3 clearly)"

@@ -71,8 +71,9 @@ def contests(runs: pd.DataFrame) -> pd.DataFrame:
     with the cells as trained and, to be fair to them, after the same adjustment.
 
     One line a contest and group of cells (with KD, or without): `cells` in it, `better` of them in
-    both `metrics`, `clear` of them with both 95 % intervals over seeds beyond 0, the median
-    difference of each metric (cell - plain, inside a seed), and the cell of the lowest NLL;
+    both `metrics`, `clear` of them with both 95 % intervals over seeds beyond 0 (empty where no
+    cell has both: one seed, an infinite NLL), the median difference of each metric (cell - plain,
+    inside a seed), and the cell of the lowest NLL;
     `at_bound`: in how many seeds the plain student's fit ended at the end of its interval.
     """
     reference = REFERENCE | {"teacher_loss": NO_KD}
@@ -105,13 +106,14 @@ def _contest(others: pd.DataFrame, fitted: pd.DataFrame, deciding: tuple[str, ..
     signs = pd.Series({name: GAINS[name] for name in deciding})
     gains = gap[list(deciding)] * signs
     best = gap["nll"].idxmin()
+    judged = half.loc[gap.index, list(deciding)].notna().all(axis=1)  # an infinite NLL has none
     clear = int((gains - half[list(deciding)] > 0).all(axis=1).sum())
     return {
         "seeds": int(by_cell.size().max()),
         "metrics": " and ".join(name.upper() for name in deciding),
         "cells": len(gap),
         "better": int((gains > 0).all(axis=1).sum()),
-        "clear": clear if by_cell.size().max() > 1 else None,  # one seed has no interval
+        "clear": clear if judged.any() else None,  # nor has one seed
         **{f"{name}_median": gap[name].median() for name in METRICS},
         "best by NLL": cell_label(dict(zip(CELL, best, strict=True))),
         **{f"{name}_best": gap.loc[best, name] for name in METRICS},

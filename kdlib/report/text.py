@@ -156,6 +156,12 @@ def _effects(study: Study, factor: str) -> str:
     return f"{FACTORS[factor]}{level} against {word(effects['versus'].iloc[0])}, {spans}"
 
 
+def _clearly(line: Any) -> str:
+    if pd.notna(line["clear"]):
+        return f" ({line['clear']} clearly)"
+    return " (no interval: an NLL is infinite)" * (line["seeds"] > 1)
+
+
 def _after(contests: pd.DataFrame) -> str:
     """How many cells, as trained, beat the plain student after each honest adjustment."""
     if contests.empty:
@@ -165,7 +171,7 @@ def _after(contests: pd.DataFrame) -> str:
     texts = []
     for group, part in honest.groupby("cells are", sort=False):
         counts = [
-            f"{line['better']}" + f" ({line['clear']} clearly)" * (line["seeds"] > 1) + " after "
+            f"{line['better']}" + _clearly(line) + " after "
             f"{line['against plain with']} ({line['metrics']}"
             + f", its fit at the bound in seeds: {line['at_bound']}" * (line["at_bound"] > 0)
             + ")"
