@@ -74,11 +74,11 @@ class Stream:
                 self.padded, rows[step], offsets[step], flips[step], self.image_size
             ).float()
             images, mix = images / 255, mixes[step]
-            if mix is None:
-                targets = self.labels[rows[step]]
-            else:
-                images, targets = mixup(images, mix), mixup(self.one_hot[rows[step]], mix)
-            yield Batch(images, targets, rows[step], Clock(epoch, epochs, step), mix)
+            targets, unmixed, clock = self.labels[rows[step]], None, Clock(epoch, epochs, step)
+            if mix is not None:
+                unmixed, images = images, mixup(images, mix)
+                targets = mixup(self.one_hot[rows[step]], mix)
+            yield Batch(images, targets, rows[step], clock, mix, unmixed)
 
     def _draws(self, purpose: str, epoch: int) -> torch.Generator:
         return seeding.generator(self.seed, purpose, epoch)

@@ -1,37 +1,97 @@
-"""From params to runs: the KD x calibration grid, every option of every run made explicit."""
+"""From params to runs: the KD x calibration grid, every option of every run made explicit.
+
+`objective`, `targets` and `base` serve the other studies, too.
+"""
 
 import functools
 import hashlib
 import itertools
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlib.config import DEFAULT_AUGMENT, Augment, Given, Params, Run, resolve_options
-from kdlib.registry import LABEL_LOSSES, TERMS, Entry, Registry, suggest
+from kdlib.config import (
+    DEFAULT_AUGMENT,
+    Augment,
+    Given,
+    Params,
+    Run,
+    StudyParams,
+    resolve_options,
+)
+from kdlib.registry import LABEL_LOSSES, STUDIES, TARGETS, TERMS, Entry, Registry, suggest
 
 NO_KD = "none"
 GIVEN = "given"
 TEACHERS, STUDENTS, STUDY = "01_teachers", "02_students", "03_calibration_study"
 
 
-def objective(params: Params, label_loss: str, kd_method: str = NO_KD) -> dict[str, dict[str, Any]]:
-    """The terms of a loss by name: the label loss, and a KD method's term where there is one.
+# How a job's params are told from the whole: label of its runs -> key of the params.
+AXES = {
+    "kd_method": "kd_methods",
+    "teacher_loss": "teacher_losses",
+    "student_loss": "student_losses",
+    "mixup": "mixup",
+}
+
+
+def objective(
+    params: StudyParams, label_loss: str, kd_method: str = NO_KD
+) -> dict[str, dict[str, Any]]:
+    """The terms of a loss by name: the label loss, and the terms of a KD method where it has any.
+
+    A method is a name, or several joined by "+"; each term brings its weight and a factor for the
+    label loss.
 
     >>> objective(Params(), "bs", "rkd")["rkd"]
     {'weight': 1.0, 'distance': 25.0, 'angle': 50.0}
+    >>> [(name, term["weight"]) for name, term in objective(Params(), "ce", "kd+rkd").items()]
+    [('label', 0.1), ('kd', 0.9), ('rkd', 1.0)]
     """
     loss, options = _lookup(params, LABEL_LOSSES, label_loss)
     label = {"loss": loss.name, **resolve_options(loss, options, f"options.{label_loss}")}
-    if kd_method == NO_KD:
-        return {"label": {"weight": 1.0, **label}}
-    term, options = _lookup(params, TERMS, kd_method)
-    weight, label_weight = (_weight(term, options, key) for key in ("weight", "label_weight"))
-    method = resolve_options(term, options, f"options.{kd_method}")
-    return {"label": {"weight": label_weight, **label}, term.name: {"weight": weight, **method}}
+    terms: dict[str, dict[str, Any]] = {"label": {"weight": 1.0, **label}}
+    for part, term, options in _parts(params, TERMS, kd_method):
+        weight, label_weight = (_weight(term, options, key) for key in ("weight", "label_weight"))
+        if term.name in terms:
+            raise ValueError(f"{kd_method!r} names the term {term.name!r} twice")
+        terms[term.name] = {"weight": weight, **resolve_options(term, options, f"options.{part}")}
+        terms["label"]["weight"] *= label_weight
+    return terms
 
 
-def _lookup(params: Params, registry: Registry, name: str) -> tuple[Entry, dict[str, Any]]:
+def targets(params: StudyParams, kd_method: str) -> dict[str, dict[str, Any]]:
+    """What of a KD method softens the label terms' targets: its name and its options.
+
+    >>> targets(Params(), "pskd+rkd")
+    {'pskd': {'alpha': 0.8}}
+    """
+    return {
+        source.name: resolve_options(source, options, f"options.{part}")
+        for part, source, options in _parts(params, TARGETS, kd_method)
+    }
+
+
+def has_teacher(params: StudyParams, kd_method: str) -> bool:
+    """Whether some term of a KD method reads teachers."""
+    return any(term.facts["teachers"] != 0 for _, term, _ in _parts(params, TERMS, kd_method))
+
+
+def _parts(
+    params: StudyParams, registry: Registry, kd_method: str
+) -> Iterator[tuple[str, Entry, dict[str, Any]]]:
+    """The parts of a method that stand in one registry: as written, entry, options given for it."""
+    for part in kd_method.split("+") if kd_method != NO_KD else ():
+        name = params.options.get(part, {}).get("of", part)
+        if name not in TERMS and name not in TARGETS:
+            known = TERMS.names() + TARGETS.names()
+            raise LookupError(f"unknown KD method {name!r}, {suggest(name, known)}")
+        if name in registry:
+            yield part, *_lookup(params, registry, part)
+
+
+def _lookup(params: StudyParams, registry: Registry, name: str) -> tuple[Entry, dict[str, Any]]:
     """A part and the options given for it; a variant names its part with `of`."""
     options = dict(params.options.get(name, {}))
     return registry[options.pop("of", name)], options
@@ -48,13 +108,18 @@ def _weight(term: Entry, options: dict[str, Any], key: str) -> float:
     return weight
 
 
-def check_names(params: Params) -> None:
-    """Refuse an axis value or an options entry that nothing answers to."""
+def check_options(params: StudyParams) -> None:
+    """Refuse an options entry that nothing answers to."""
+    known = [name for part in (TERMS, TARGETS, LABEL_LOSSES) for name in part.names()]
     for name, options in params.options.items():
         part = options.get("of", name)
-        if part not in TERMS and part not in LABEL_LOSSES:
-            known = TERMS.names() + LABEL_LOSSES.names()
+        if part not in known:
             raise ValueError(f"options: unknown method or loss {part!r}, {suggest(part, known)}")
+
+
+def check_names(params: Params) -> None:
+    """Refuse an axis value or an options entry that nothing answers to."""
+    check_options(params)
     for name, control in params.controls.items():
         losses = (control.teacher_losses or ()) + (control.student_losses or ())
         for loss in set(losses) - {GIVEN}:
@@ -86,13 +151,13 @@ def teacher_runs(params: Params) -> list[Run]:
 
 def teacher_run(params: Params, loss: str, mixup: bool, seed: int) -> Run:
     """The run of one teacher."""
-    base = _base(params, seed, TEACHERS)
+    common = base(params, seed, TEACHERS)
     if isinstance(params.teacher_model, Given):
         given = with_hash(params.teacher_model)
         labels = {"role": "teacher", "teacher_loss": GIVEN}
-        return Run(**base, model=given.model, given=given, labels=labels)
+        return Run(**common, model=given.model, given=given, labels=labels)
     return Run(
-        **base,
+        **common,
         model=params.teacher_model,
         objective=objective(params, loss),
         mixup_alpha=params.mixup_alpha if mixup else 0.0,
@@ -105,9 +170,9 @@ def student_runs(params: Params) -> list[Run]:
     """One run a student: those without a teacher, then KD method x student loss for each teacher,
     all of it for each seed and mixup setting, so that runs of one stream stand together."""
     check_names(params)
-    methods = [method for method in params.kd_methods if method != NO_KD]
-    pairs = [(NO_KD, NO_KD)] * (NO_KD in params.kd_methods)
-    pairs += itertools.product(teacher_losses(params), methods)
+    taught = [method for method in params.kd_methods if has_teacher(params, method)]
+    pairs = [(NO_KD, method) for method in params.kd_methods if method not in taught]
+    pairs += itertools.product(teacher_losses(params), taught)
     axes = itertools.product(params.seeds, params.mixup, pairs, params.student_losses)
     return [
         _student_run(params, method, teacher, loss, mixup, seed)
@@ -132,11 +197,12 @@ def control_runs(params: Params) -> list[Run]:
 def _student_run(
     params: Params, method: str, teacher: str, loss: str, mixup: bool, seed: int
 ) -> Run:
-    teachers = () if method == NO_KD else (teacher_run(params, teacher, mixup, seed),)
+    teachers = () if teacher == NO_KD else (teacher_run(params, teacher, mixup, seed),)
     return Run(
-        **_base(params, seed, STUDENTS),
+        **base(params, seed, STUDENTS),
         model=params.student_model,
         objective=objective(params, loss, method),
+        targets=targets(params, method),
         mixup_alpha=params.mixup_alpha if mixup else 0.0,
         recipe=params.recipe(),
         teachers=teachers,
@@ -149,12 +215,31 @@ def _student_run(
     )
 
 
-def _base(params: Params, seed: int, stem: str) -> dict[str, Any]:
+def base(params: StudyParams, seed: int, stem: str) -> dict[str, Any]:
+    """The fields of a run that every run of a seed has in common; stem: of its notebook."""
     same = ("data", "image_size", "imbalance_factor", "val_fraction", "precision", "compile")
     augment = params.augment or DEFAULT_AUGMENT.get(params.data, Augment(crop=4, flip=True))
     folder = f"{stem}/{params.setting}" if params.setting else stem
     own = {"seed": seed, "augment": augment, "folder": folder}
     return {key: getattr(params, key) for key in same} | own
+
+
+def restrict(params: StudyParams, runs: Sequence[Run], axes: Mapping[str, str]) -> StudyParams:
+    """The params whose grid is just these runs, as far as axes can say it."""
+    levels: dict[str, Any] = {"seeds": tuple(dict.fromkeys(run.seed for run in runs))}
+    for label, axis in axes.items():
+        found = dict.fromkeys(run.labels[label] for run in runs if label in run.labels)
+        values = tuple(value for value in found if value in getattr(params, axis))
+        if found and not (axis == "teacher_losses" and not values):  # "none" is no level of it
+            levels[axis] = values
+    return params.model_copy(update=levels)
+
+
+def _restrict(params: Params, runs: Sequence[Run]) -> Params:
+    """A job of the grid: of its control grids, only where it has runs of theirs."""
+    restricted = restrict(params, runs, AXES)
+    alone = {run.id for run in runs}.isdisjoint(run.id for run in control_runs(restricted))
+    return restricted.model_copy(update={"controls": {}}) if alone else restricted
 
 
 def with_hash(given: Given) -> Given:
@@ -170,3 +255,9 @@ def with_hash(given: Given) -> Given:
 @functools.lru_cache
 def _sha256(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+_GRID = {"params": Params, "restrict": _restrict}
+STUDIES.register(TEACHERS, **_GRID)(teacher_runs)
+STUDIES.register(STUDENTS, **_GRID)(lambda params: student_runs(params) + control_runs(params))
+STUDIES.register(STUDY, **_GRID)(lambda params: [])

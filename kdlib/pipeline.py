@@ -6,24 +6,21 @@ what it lacks, and a batch job that is started again does only what is left.
 
 import functools
 import logging
-import os
-import platform
-import resource
-import subprocess
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kdlib import _compat, evaluate, models, objectives, train
-from kdlib.config import Execution, Params, Run, by_stream
+from kdlib import evaluate, models, objectives, train
+from kdlib.config import Execution, Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, load, select
+from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
 
 LOW_SHARE, HIGH_SHARE = 0.01, 50.0
+Standing = tuple[Run, train.Progress | None]
 
 log = logging.getLogger("kdlib")
 
@@ -75,7 +72,7 @@ class Lab:
         self.data_dir, self.trust_data = data_dir, trust_data
 
     @classmethod
-    def of(cls, params: Params, out_dir: str | Path = "") -> "Lab":
+    def of(cls, params: StudyParams, out_dir: str | Path = "") -> "Lab":
         """The lab of a params file or a notebook; without `out_dir`, a temporary folder."""
         values = {key: getattr(params, key) for key in Execution.model_fields}
         folder = out_dir or tempfile.mkdtemp(prefix="kdlib-")
@@ -96,7 +93,7 @@ class Lab:
             record, selection = self.record(run), self.selection(run)
             labels = torch.from_numpy(record.train_labels[selection.train_indices])
             counts = torch.as_tensor(selection.class_counts)
-            objectives.check(run, record.in_channels, record.image_size, labels, counts)
+            objectives.check(run, record, labels, counts)
             check_precision(run.precision, self.device)
             if run.given:
                 self._given_network(run)
@@ -137,26 +134,53 @@ class Lab:
         for run in runs:
             if run.given:
                 self._store(train.Trained(run, self._given_network(run)))
-        for cohort in by_stream(run for run in runs if not run.given):
-            size = 1 if cohort[0].precision == "fp16" else self.execution.cohort_size
-            for start in range(0, len(cohort), size):
+        for stream in by_stream(run for run in runs if not run.given):
+            size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
+            for cohort in self._cohorts(stream, size):
                 try:
-                    failures += self._train(cohort[start : start + size])
+                    failures += self._train(cohort)
                 except FailedRuns as error:  # of a teacher
                     failures.append(str(error))
         return failures
 
-    def _train(self, cohort: Sequence[Run]) -> list[str]:
-        teachers = [self.network(teacher) for teacher in cohort[0].teachers]
-        log.info("training %d network(s), %s ...", len(cohort), cohort[0].id)
+    def _cohorts(self, stream: Sequence[Run], size: int) -> list[list[Standing]]:
+        """At most `size` runs side by side each, which stand after the same epoch."""
+        standing: dict[int, list[Standing]] = {}
+        for run in stream:
+            progress = self._progress(run)
+            epoch = progress.facts["epoch"] if progress else 0
+            standing.setdefault(epoch, []).append((run, progress))
+        return [
+            group[start : start + size]
+            for group in standing.values()
+            for start in range(0, len(group), size)
+        ]
+
+    def _progress(self, run: Run) -> train.Progress | None:
+        """Where an interrupted run stands; what is damaged or of other data counts as nothing."""
+        try:
+            progress = self.store.progress(run)
+        except DamagedError as error:
+            log.warning("%s; the run starts anew", error)
+            return None
+        facts = data_facts(self.record(run), self.selection(run))
+        return progress if progress and progress.facts["data"] == facts else None
+
+    def _train(self, cohort: Sequence[Standing]) -> list[str]:
+        runs, resume = [run for run, _ in cohort], [found for _, found in cohort if found]
+        record, selection = self.record(runs[0]), self.selection(runs[0])
+        teachers = [self.network(teacher) for teacher in runs[0].teachers]
+        start = f" after epoch {resume[0].facts['epoch']}" if resume else ""
+        log.info("training %d network(s)%s, %s ...", len(runs), start, runs[0].id)
+
+        def keep(run: Run, progress: train.Progress) -> None:
+            facts = progress.facts | {"data": data_facts(record, selection)}
+            self.store.write_progress(run, train.Progress(progress.tensors, facts))
+
         trained = train.fit(
-            cohort,
-            self.record(cohort[0]),
-            self.selection(cohort[0]),
-            teachers,
-            self.device,
-            self.execution.threads,
-        )
+            runs, record, selection, teachers, self.device, self.execution.threads,
+            resume=resume, keep=keep, keep_seconds=self.execution.checkpoint_seconds,
+        )  # fmt: skip
         failures = []
         for one in trained:
             try:
@@ -195,6 +219,7 @@ class Lab:
             "selected_epoch": trained.selected_epoch,
             "kd_share": trained.kd_share,
             "weights": trained.weights,
+            "teacher_views": trained.teacher_views,
             "flags": flags(trained),
             "data": data_facts(record, selection),
             "provenance": provenance(self.device, self.execution),
@@ -284,54 +309,3 @@ def flags(trained: train.Trained) -> list[str]:
         elif share > HIGH_SHARE:
             found.append(f"KD drowns the label loss ({moment} epoch)")
     return sorted(set(found))
-
-
-def data_facts(record: ImageSet, selection: Selection) -> dict[str, Any]:
-    """The data as really used."""
-    return {
-        "name": record.name,
-        "fingerprint": record.fingerprint,
-        "split_hash": selection.split_hash,
-        "class_counts": [int(count) for count in selection.class_counts],
-        "val_counts": [int(count) for count in selection.val_counts],
-        "test_counts": np.bincount(record.test_labels, minlength=record.num_classes).tolist(),
-        "short_classes": list(selection.short_classes),
-    }
-
-
-def peak_memory_mb() -> float:
-    """The largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-@functools.cache
-def _git(*arguments: str) -> str:
-    folder = Path(__file__).parent
-    try:
-        command = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    except OSError:  # no git here
-        return ""
-    return command.stdout.strip()
-
-
-def provenance(device: str, execution: Execution) -> dict[str, Any]:
-    """Which code, on what, with which versions."""
-    own = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parent.parent)
-    return {
-        "commit": _git("rev-parse", "HEAD") if own else "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--", ".")) if own else None,
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
-        "threads": execution.threads,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "torchvision": _compat.TORCHVISION,
-        },
-    }
-
-
-@functools.cache
-def _cpu() -> str:
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {capability}, {os.cpu_count()} cores"

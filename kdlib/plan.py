@@ -2,37 +2,22 @@
 
 The runs of a notebook are split by stream, so that a job is one cohort (or several, one after the
 other): in 01 all teachers of a mixup setting and seed, in 02 all students of one teacher, or those
-without a teacher. A notebook that makes no runs reads all that came before it.
+without a teacher. A notebook that concludes from its own runs is executed once more when they are
+all there; one that makes no runs reads all that came before it.
 """
 
 import ast
-import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 
-from kdlib import grid
-from kdlib.config import Params, Run, by_stream, load_settings, merge, validate
-from kdlib.registry import suggest
+from kdlib.config import Run, StudyParams, by_stream, load_settings, merge, validate
+from kdlib.registry import STUDIES, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Which runs a notebook makes.
-RUNS: dict[str, Callable[[Params], list[Run]]] = {
-    grid.TEACHERS: grid.teacher_runs,
-    grid.STUDENTS: lambda params: grid.student_runs(params) + grid.control_runs(params),
-    grid.STUDY: lambda params: [],
-}
-# Which key of the params a label of a run belongs to.
-AXES = {
-    "kd_method": "kd_methods",
-    "teacher_loss": "teacher_losses",
-    "student_loss": "student_losses",
-    "mixup": "mixup",
-}
 
 
 @dataclass(frozen=True)
@@ -47,20 +32,27 @@ class Job:
     runs: tuple[str, ...]
 
 
+class Part(NamedTuple):
+    """What one params file, or one of its settings, asks of the notebook of its stem."""
+
+    stem: str
+    params: StudyParams
+    runs: tuple[Run, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A profile's jobs, in an order that respects their needs, and what each params file (or each
-    of its settings) asks for: its params and runs."""
+    """A profile's jobs, in an order that respects their needs, and the parts they come from."""
 
     profile: str
     out_dir: Path
     jobs: tuple[Job, ...]
-    parts: tuple[tuple[Params, tuple[Run, ...]], ...]
+    parts: tuple[Part, ...]
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """Every run, once."""
-        return tuple(run for _, runs in self.parts for run in runs)
+        return tuple({run.id: run for part in self.parts for run in part.runs}.values())
 
 
 def profiles() -> list[str]:
@@ -69,46 +61,68 @@ def profiles() -> list[str]:
 
 
 def plan(profile: str, out_dir: str | Path | None = None, **changes: Any) -> Plan:
-    """The jobs of a profile. changes: keys of every params file to set otherwise.
+    """The jobs of a profile. changes: keys to set otherwise, in every params file that has them.
 
-    LookupError for an unknown profile, ValueError for a params file that is wrong.
+    LookupError for an unknown profile, ValueError for a params file or a change that is wrong.
     """
     if profile not in profiles():
         raise LookupError(f"unknown profile {profile!r}, {suggest(profile, profiles())}")
     out_dir = Path(out_dir).resolve() if out_dir else ROOT / "results" / profile
-    jobs: dict[str, list[Job]] = {}  # by setting
-    parts: list[tuple[Params, tuple[Run, ...]]] = []
-    for path in sorted((ROOT / "params" / profile).glob("*.yaml")):
-        if path.stem not in RUNS:
-            raise LookupError(f"{path}: no notebook of that name, {suggest(path.stem, RUNS)}")
-        for setting, params in load_settings(path).items():
-            params = validate(Params, merge(params.model_dump(), changes), f"{path} with changes")
+    parts = _parts(sorted((ROOT / "params" / profile).glob("*.yaml")), changes)
+    jobs: list[Job] = []
+    for part in parts:
+        before = [job for job in jobs if _setting(job) == part.params.setting]
+        jobs += _jobs(part, out_dir, jobs, before)
+    return Plan(profile, out_dir, tuple(jobs), tuple(parts))
+
+
+def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
+    """What each setting of each file asks for, files in order."""
+    parts, known = [], set()
+    for path in paths:
+        if path.stem not in STUDIES:
+            hint = suggest(path.stem, STUDIES.names())
+            raise LookupError(f"{path}: no notebook of that name, {hint}")
+        study = STUDIES[path.stem]
+        model = study.facts["params"]
+        known |= set(model.model_fields)
+        own = {key: value for key, value in changes.items() if key in model.model_fields}
+        for params in load_settings(path).values():
+            params = validate(model, merge(params.model_dump(), own), f"{path} with changes")
             if params.data_dir:  # notebooks have another working directory
                 params = params.model_copy(
                     update={"data_dir": str(Path(params.data_dir).resolve())}
                 )
-            made = RUNS[path.stem](params)
-            before = jobs.setdefault(setting, [])
-            before += _jobs(path.stem, params, made, out_dir, before)
-            parts.append((params, tuple(made)))
-    return Plan(profile, out_dir, tuple(itertools.chain(*jobs.values())), tuple(parts))
+            parts.append(Part(path.stem, params, tuple(study.build(params))))
+    for key in set(changes) - known:
+        raise ValueError(f"changes: unknown key {key!r}, {suggest(key, known)}")
+    return parts
 
 
-def _jobs(
-    stem: str, params: Params, runs: list[Run], out_dir: Path, before: list[Job]
-) -> list[Job]:
+def _setting(job: Job) -> str:
+    return (job.params["extra"] | job.params)["setting"]
+
+
+def _jobs(part: Part, out_dir: Path, jobs: Sequence[Job], before: Sequence[Job]) -> list[Job]:
+    """A part's jobs, after those there are; a run that one of them makes is not made again."""
+    stem, params, runs = part
     if not runs:
         return [_job(stem, params, "", out_dir, [job.name for job in before], [])]
-    makers = {run: job.name for job in before for run in job.runs}
-    jobs = []
-    for part in by_stream(runs):
-        needs = {makers[teacher.id] for run in part for teacher in run.teachers}
-        jobs.append(_job(stem, _restrict(params, part), _part(part), out_dir, sorted(needs), part))
-    return jobs
+    study, made = STUDIES[stem], []
+    makers = {run: job.name for job in jobs for run in job.runs}
+    for group in by_stream(run for run in runs if run.id not in makers):
+        needs = {makers[teacher.id] for run in group for teacher in run.teachers}
+        restricted = study.facts["restrict"](params, group)
+        made.append(_job(stem, restricted, _part(group), out_dir, sorted(needs), group))
+        makers |= {run.id: made[-1].name for run in group}
+    if study.facts.get("concludes"):
+        needs = sorted({makers[run.id] for run in runs})
+        made.append(_job(stem, params, "", out_dir, needs, []))
+    return made
 
 
 def _job(
-    stem: str, params: Params, part: str, out_dir: Path, needs: list[str], runs: list[Run]
+    stem: str, params: StudyParams, part: str, out_dir: Path, needs: list[str], runs: list[Run]
 ) -> Job:
     """The job's name and parameters: those the notebook has no line for travel in `extra`."""
     name = "/".join(piece for piece in (stem, params.setting, part) if piece)
@@ -117,19 +131,6 @@ def _job(
     inject = {key: value for key, value in values.items() if key in lines}
     inject["extra"] = {key: value for key, value in values.items() if key not in lines}
     return Job(name, stem, inject, tuple(needs), tuple(run.id for run in runs))
-
-
-def _restrict(params: Params, runs: list[Run]) -> Params:
-    """The params whose grid is just these runs."""
-    axes: dict[str, Any] = {"seeds": tuple(dict.fromkeys(run.seed for run in runs))}
-    for label, axis in AXES.items():
-        found = dict.fromkeys(run.labels[label] for run in runs if label in run.labels)
-        values = tuple(value for value in found if value in getattr(params, axis))
-        if found and not (axis == "teacher_losses" and not values):  # "none" is no level of it
-            axes[axis] = values
-    restricted = params.model_copy(update=axes)
-    alone = {run.id for run in runs}.isdisjoint(run.id for run in grid.control_runs(restricted))
-    return restricted.model_copy(update={"controls": {}}) if alone else restricted
 
 
 def _part(runs: list[Run]) -> str:

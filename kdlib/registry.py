@@ -77,4 +77,6 @@ class Registry:
 
 LABEL_LOSSES = Registry("label loss")
 TERMS = Registry("KD method")
+TARGETS = Registry("target source")
 MODELS = Registry("model")
+STUDIES = Registry("notebook")

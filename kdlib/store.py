@@ -2,7 +2,8 @@
 
 Under a profile's folder each run of a notebook has
 ``<NN_stem>/[<setting>/]rows/<id>.json``, ``checkpoints/<id>.safetensors``,
-``predictions/<id>.safetensors`` and ``timings/<id>.json``. A run is done when its row verifies.
+``predictions/<id>.safetensors`` and ``timings/<id>.json``. A run is done when its row verifies;
+until then there may be a ``progress/<id>.progress``, where training goes on after a kill.
 """
 
 import hashlib
@@ -23,7 +24,8 @@ from kdlib.registry import suggest
 
 Row = dict[str, Any]
 FORMAT = 1
-SUFFIX = {"checkpoints": "safetensors", "predictions": "safetensors"}
+SUFFIX = {"checkpoints": "safetensors", "predictions": "safetensors", "progress": "progress"}
+DIGEST = hashlib.sha256().digest_size
 
 
 class DamagedError(OSError):
@@ -104,12 +106,34 @@ class Store:
         row = {**row, "id": run.id, "folder": run.folder, "versions": versions(run), "files": files}
         row = json.loads(json.dumps(row))
         self.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
+        self.path(run, "progress").unlink(missing_ok=True)
         return row
 
     def write_json(self, run: Run, kind: str, content: Row) -> None:
         """Write one of a run's JSON files as it is."""
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
         write_atomic(self.path(run, kind), text.encode())
+
+    def write_progress(self, run: Run, progress: train.Progress) -> None:
+        """Store a run between two epochs: the sha256, then safetensors with the facts in them."""
+        facts = json.dumps({**progress.facts, "versions": versions(run)})
+        content = safetensors.torch.save(progress.tensors, metadata={"facts": facts})
+        write_atomic(self.path(run, "progress"), hashlib.sha256(content).digest() + content)
+
+    def progress(self, run: Run) -> train.Progress | None:
+        """Where a run stands, None where nothing is stored or other versions stored it.
+        DamagedError where the file is damaged."""
+        path = self.path(run, "progress")
+        if not path.exists():
+            return None
+        stated, content = (whole := path.read_bytes())[:DIGEST], whole[DIGEST:]
+        if hashlib.sha256(content).digest() != stated:
+            raise DamagedError(f"{path} is damaged: its content has another sha256 than it states")
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+        if facts.pop("versions") != versions(run):
+            return None
+        return train.Progress(safetensors.torch.load(content), facts)
 
     def network(self, run: Run) -> nn.Module:
         """The trained network of a done run, eval mode; DamagedError or FileNotFoundError."""

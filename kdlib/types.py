@@ -39,6 +39,7 @@ class Batch:
     targets: (B,) int64 class indices, or (B, K) probabilities when the batch was mixed.
     rows: (B,) int64 positions 0..n_train-1 in the training set used, never positions in the
         original data set.
+    mix, unmixed: how the batch was mixed and the images before that, None where it was not.
     """
 
     images: Tensor
@@ -46,20 +47,22 @@ class Batch:
     rows: Tensor
     clock: Clock
     mix: Mix | None = None
+    unmixed: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class View:
     """What one network shows of one batch.
 
-    logits: (B, K). embedding: (B, D), the input of the classifier. features: stage name ->
+    logits: (B, K). embedding: (B, D), the input of the classifier, None where only the logits were
+    kept (`kdlib.teachers.CachedTeachers`). features: stage name ->
     (B, C, H, W), in order from input to output. side_logits, side_features: stage name -> (B, K)
     and (B, D) of the side heads, empty without them. classify: the head, (B, D) -> (B, K).
     temperature: what validation fitted to divide the logits by, 1 where nothing was fitted.
     """
 
     logits: Tensor
-    embedding: Tensor
+    embedding: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     side_logits: dict[str, Tensor] = field(default_factory=dict)
     side_features: dict[str, Tensor] = field(default_factory=dict)

@@ -5,6 +5,7 @@ After a change that is meant to move numbers: raise the `version` of the part th
 """
 
 import hashlib
+import itertools
 import json
 import platform
 from pathlib import Path
@@ -25,10 +26,13 @@ BASE = {
 
 def runs():
     """Every KD method once, every label loss once, with and without mixup in turn."""
-    cases = [(method, "ce") for method in registry.TERMS.names()]
-    cases += [(grid.NO_KD, loss) for loss in registry.LABEL_LOSSES.names()]
+    cases = [
+        [(method, "ce") for method in registry.TERMS.names()],
+        [(method, "ce") for method in registry.TARGETS.names()],
+        [(grid.NO_KD, loss) for loss in registry.LABEL_LOSSES.names()],
+    ]
     found = {}
-    for position, (method, loss) in enumerate(cases):
+    for position, (method, loss) in itertools.chain(*map(enumerate, cases)):
         params = Params.of(
             **BASE, kd_methods=[method], student_losses=[loss], mixup=bool(position % 2)
         )

@@ -9,11 +9,14 @@ import torch
 from kdlib import data, grid, losses, objectives, registry, train
 from kdlib.augment import Stream
 from kdlib.config import Params
+from kdlib.objectives import single_teacher
 from kdlib.teachers import FrozenTeachers
+from kdlib.train import loop
 from kdlib.types import Forward
 
 LABELS = registry.LABEL_LOSSES.names()
-TERMS = registry.TERMS.names()
+TERMS = registry.TERMS.names() + registry.TARGETS.names()
+JOINED = ["kd+pskd", "byot+dmfl", "kd+pskd+byot+dmfl", "crd+dmfl"]
 BASE = {
     "imbalance_factor": 20, "batch_size": 16, "epochs": 2, "mixup": [False],
     "teacher_losses": ["ce"], "student_losses": ["ce"], "options": {"crd": {"negatives": 8}},
@@ -39,14 +42,14 @@ def setting(run, digits):
     counts = torch.as_tensor(selection.class_counts)
     stream = Stream(images, labels, 10, 16, 0, run.augment, run.mixup_alpha)
     shared = FrozenTeachers([train.build_network(teacher, record) for teacher in run.teachers])
-    (student,) = train._students([run], record, labels, counts, shared, "cpu")
+    (student,) = loop._students([run], record, labels, counts, shared, "cpu")
     batch = next(stream.epoch(0, 1))
     return student, batch, shared(batch)
 
 
 @pytest.mark.parametrize("mixup", [False, True], ids=["plain", "mixup"])
 @pytest.mark.parametrize("loss", LABELS)
-@pytest.mark.parametrize("method", [grid.NO_KD, *TERMS])
+@pytest.mark.parametrize("method", [grid.NO_KD, *TERMS, *JOINED])
 def test_every_legal_combination_takes_a_finite_step(method, loss, mixup, digits):
     run = student_run(kd_methods=[method], student_losses=[loss], mixup=mixup)
     student, batch, views = setting(run, digits)
@@ -97,11 +100,11 @@ def test_kd_matches_what_its_options_say(digits):
     own = student.network(batch.images)
     forward = Forward(batch, batch.targets, own, views)
     plain, warm = losses.kd(own.logits, teacher.logits, 4.0), teacher.logits / 3
-    assert torch.equal(objectives.kd(context)(forward), plain)
-    found = objectives.kd(context, calibrated=True)(forward)
+    assert torch.equal(single_teacher.kd(context)(forward), plain)
+    found = single_teacher.kd(context, calibrated=True)(forward)
     assert torch.equal(found, losses.kd(own.logits, warm, 4.0))
     assert not torch.equal(found, plain)
-    found = objectives.kd(context, space="adjusted")(forward)
+    found = single_teacher.kd(context, space="adjusted")(forward)
     assert torch.equal(found, losses.kd(own.logits + counts.log(), teacher.logits, 4.0))
     with pytest.raises(ValueError, match=r"kd.space: .*plain.*got 'odd'"):
         student_run(kd_methods=["kd"], options={"kd": {"space": "odd"}})
@@ -112,18 +115,20 @@ def test_at_is_scaled_by_the_size_of_the_maps(digits):
     assert student.trained.weights["at"] == pytest.approx(62.5)  # maps of 8, 4, 2 px
     view = objectives.dry_view("resnet8", 10, 3, 32)
     context = objectives.Context(view, (view,), None, None, 0)
-    assert objectives._map_scale(context) == pytest.approx(1.0)
+    assert single_teacher._map_scale(context) == pytest.approx(1.0)
 
 
 def check(run, digits):
     record, selection = digits
     labels = torch.from_numpy(record.train_labels[selection.train_indices])
     counts = torch.as_tensor(selection.class_counts)
-    objectives.check(run, record.in_channels, record.image_size, labels, counts)
+    objectives.check(run, record, labels, counts)
 
 
 def test_every_legal_run_passes_the_check(digits):
-    for method, loss, mixup in itertools.product([grid.NO_KD, *TERMS], LABELS, [False, True]):
+    for method, loss, mixup in itertools.product(
+        [grid.NO_KD, *TERMS, *JOINED], LABELS, [False, True]
+    ):
         check(student_run(kd_methods=[method], student_losses=[loss], mixup=mixup), digits)
 
 

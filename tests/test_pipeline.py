@@ -7,7 +7,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdlib import Lab, Params, evaluate, grid, load_student, metrics, models, pipeline, train
+from kdlib import (
+    Lab,
+    Params,
+    evaluate,
+    grid,
+    load_student,
+    metrics,
+    models,
+    pipeline,
+    provenance,
+    train,
+)
 from kdlib import registry as parts
 from kdlib.store import DamagedError, Store, read_given, read_row, read_tensors, write_atomic
 
@@ -185,9 +196,9 @@ def test_rows_of_other_data_under_the_same_name_are_done_again(copy, monkeypatch
 
 def test_without_git_a_row_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    pipeline._git.cache_clear()
-    found = pipeline.provenance("cpu", pipeline.Execution())
-    pipeline._git.cache_clear()
+    provenance._git.cache_clear()
+    found = provenance.provenance("cpu", pipeline.Execution())
+    provenance._git.cache_clear()
     assert (found["commit"], found["dirty"]) == ("unknown", None)
 
 
@@ -319,8 +330,8 @@ def test_an_unknown_device_is_refused():
 
 
 def test_a_stored_run_can_be_measured_again(tmp_path, monkeypatch):
-    def chosen_early(*arguments):
-        (trained,) = fit(*arguments)
+    def chosen_early(*arguments, **options):
+        (trained,) = fit(*arguments, **options)
         trained.selected_epoch = 1
         return [trained]
 
@@ -355,3 +366,50 @@ def test_the_controls_are_what_they_say(finished):
     assert not set(rows) & set(lab.selection(run).train_indices)
     assert len(set(np.bincount(record.train_labels[rows]))) == 1
     assert len(rows) == 210
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, after):
+    methods = {"kd_methods": ["crd", "kd+byot", "pskd"], "mixup": [True], "epochs": 4}
+    lab, runs = lab_and_runs(tmp_path / "whole", **methods)
+    whole = lab.complete(runs)
+    end_epoch, done = train.Cohort._end_epoch, []
+
+    def dies(cohort):
+        if cohort.students[0].trained.run.teachers == () and len(done) == after:
+            raise Killed
+        end_epoch(cohort)
+        done.append(cohort.epoch)
+
+    monkeypatch.setattr(train.Cohort, "_end_epoch", dies)
+    lab, _ = lab_and_runs(tmp_path / "cut", **methods, checkpoint_seconds=0)
+    pskd = [run for run in runs if not run.teachers]
+    with pytest.raises(Killed):
+        lab.complete(pskd)
+    assert lab.store.path(pskd[0], "progress").exists()
+    monkeypatch.setattr(train.Cohort, "_end_epoch", end_epoch)
+    cut = lab.complete(runs)
+    assert [row["files"] for row in cut] == [row["files"] for row in whole]
+    assert [row["history"] for row in cut] == [row["history"] for row in whole]
+    assert not list((tmp_path / "cut").rglob("*.progress"))
+
+
+def test_damaged_progress_is_named_and_not_used(tmp_path, monkeypatch, caplog):
+    lab, (run,) = lab_and_runs(tmp_path, kd_methods=["none"], epochs=2, checkpoint_seconds=0)
+    write = lab.store.write
+    monkeypatch.setattr(lab.store, "write", lambda *arguments: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        lab.complete([run])
+    path = lab.store.path(run, "progress")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match=run.id):
+            lab.store.progress(run)
+    monkeypatch.setattr(lab.store, "write", write)
+    lab.complete([run])
+    assert f"{path} is damaged" in caplog.text

@@ -4,7 +4,8 @@ import pytest
 
 from kdlib import grid
 from kdlib.config import Params
-from kdlib.plan import AXES, RUNS, parameter_names, plan
+from kdlib.plan import parameter_names, plan
+from kdlib.registry import STUDIES
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def digits():
 def rebuilt(job):
     """The runs a notebook makes of a job's parameters."""
     values = {key: value for key, value in job.params.items() if key not in ("extra", "out_dir")}
-    return RUNS[job.notebook](Params.of(**values, **job.params["extra"]))
+    return STUDIES[job.notebook].build(Params.of(**values, **job.params["extra"]))
 
 
 def test_the_default_profile(digits):
@@ -74,9 +75,9 @@ def test_one_changed_method_changes_one_run_of_each_job(digits):
 def test_wrong_names_are_refused():
     with pytest.raises(LookupError, match="unknown profile 'digit', did you mean 'digits'"):
         plan("digit")
-    with pytest.raises(ValueError, match=r"01_teachers.yaml.*unknown key 'lrr'.*'lr'"):
+    with pytest.raises(ValueError, match=r"changes: unknown key 'lrr'.*'lr'"):
         plan("digits", lrr=1)
-    assert set(AXES.values()) <= set(Params.model_fields)
+    assert set(grid.AXES.values()) <= set(Params.model_fields)
 
 
 def test_control_grids_travel_with_the_jobs_of_their_teachers(digits):
@@ -89,4 +90,4 @@ def test_control_grids_travel_with_the_jobs_of_their_teachers(digits):
         added = set(after.runs) - set(before.runs)
         assert len(added) == (after.name.startswith("02_students/ce-"))
         assert tuple(run.id for run in rebuilt(after)) == after.runs
-    assert len(grid.student_runs(made.parts[1][0])) == 136
+    assert len(grid.student_runs(made.parts[1].params)) == 136

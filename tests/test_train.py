@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import augment, data, grid, losses, metrics, seeding, train
+from kdlib import augment, data, grid, losses, metrics, objectives, seeding, train
 from kdlib.config import Augment, Params, Recipe
+from kdlib.train import loop, student
 from kdlib.types import Mix
 
 BASE = {
@@ -79,14 +80,14 @@ def test_a_student_that_breaks_in_the_last_step_harms_no_other(digits, monkeypat
         return logits / 0 if network is broken[0] else logits
 
     broken = []
-    init = train._Student.__init__
+    init = student.Student.__init__
 
     def remember(self, *arguments):
         init(self, *arguments)
         broken.append(self.trained.network)
 
-    monkeypatch.setattr(train._Student, "__init__", remember)
-    monkeypatch.setattr(train, "predict", predict)
+    monkeypatch.setattr(student.Student, "__init__", remember)
+    monkeypatch.setattr(student, "predict", predict)
     ill, well = train.fit(runs, *digits)
     assert ill.failure == "validation logits were not finite in epoch 1"
     assert well.failure is None
@@ -113,7 +114,7 @@ def test_training_learns(digits):
 
 
 def test_kd_share_is_the_ratio_of_gradient_norms(digits, monkeypatch):
-    monkeypatch.setattr(train, "PROBED_BATCHES", 1)
+    monkeypatch.setattr(loop, "PROBED_BATCHES", 1)
     runs = grid.student_runs(Params(kd_methods=["kd", "none"], **BASE | {"epochs": 1}))
     network = train.build_network(runs[-1], digits[0])
     taught = [run for run in runs if run.teachers]
@@ -239,3 +240,105 @@ def test_streams_of_randomness_do_not_touch():
         for key in [(0, "order", 0), (0, "order", 1), (1, "order", 0), (0, "mixup", 0)]
     }
     assert len(draws) == 4
+
+
+@pytest.mark.parametrize("method", ["none", "kd", "crd", "pskd", "byot+dmfl", "kd+pskd+byot+dmfl"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_going_on_after_any_epoch_is_exact(digits, method, optimizer):
+    changes = {"epochs": 3, "student_losses": ["bs"], "optimizer": optimizer, "lr": 0.01}
+    params = Params(**BASE | changes, kd_methods=[method])
+    (run,) = grid.student_runs(params)
+    network = [train.build_network(teacher, digits[0]) for teacher in run.teachers]
+    kept = []
+    (whole,) = train.fit([run], *digits, network, keep=lambda run, one: kept.append(one))
+    assert [progress.facts["epoch"] for progress in kept] == [1, 2, 3]
+    for progress in kept:
+        (again,) = train.fit([run], *digits, network, resume=[progress])
+        assert same(whole.network.state_dict(), again.network.state_dict())
+        assert same(whole.selected, again.selected)
+        assert (again.history, again.kd_share) == (whole.history, whole.kd_share)
+
+
+def test_a_cohort_goes_on_from_one_epoch_only(digits):
+    runs = grid.student_runs(Params(kd_methods=["none"], **BASE))
+    kept = []
+    train.fit(runs[:1], *digits, keep=lambda run, one: kept.append(one))
+    with pytest.raises(ValueError, match=r"resume: .* same epoch"):
+        train.fit(runs, *digits, resume=kept)
+
+
+def test_cached_logits_of_teachers_equal_live_ones(digits, monkeypatch):
+    fixed = BASE | {"mixup": [False], "augment": Augment(), "student_losses": ["ce"], "epochs": 1}
+    (run,) = grid.student_runs(Params(**fixed, kd_methods=["kd"]))
+    (teacher,) = train.fit(list(run.teachers), *digits)
+    (cached,) = train.fit([run], *digits, [teacher.network])
+    monkeypatch.setattr(objectives, "needs_taps", lambda run: True)
+    (live,) = train.fit([run], *digits, [teacher.network])
+    assert (cached.teacher_views, live.teacher_views) == ("cached", "live")
+    one, other = (trained.history[0]["train"]["kd"] for trained in (cached, live))
+    assert one == pytest.approx(other, rel=1e-5)
+    assert one != 0
+
+
+@pytest.mark.parametrize("changes", [{"augment": Augment(crop=1)}, {"mixup": [True]}])
+def test_teachers_stay_live_where_images_change(digits, changes):
+    fixed = {"mixup": [False], "augment": Augment(), "student_losses": ["ce"], "epochs": 1}
+    (run,) = grid.student_runs(Params(**BASE | fixed | changes, kd_methods=["kd"]))
+    (trained,) = train.fit([run], *digits, [train.build_network(run.teachers[0], digits[0])])
+    assert trained.teacher_views == "live"
+
+
+def test_terms_that_read_maps_keep_their_teachers_live_beside_cached_ones(digits):
+    fixed = {"mixup": [False], "augment": Augment(), "student_losses": ["ce"], "epochs": 1}
+    runs = grid.student_runs(Params(**BASE | fixed, kd_methods=["kd", "at"]))
+    network = train.build_network(runs[0].teachers[0], digits[0])
+    together = train.fit(runs, *digits, [network])
+    assert [trained.teacher_views for trained in together] == ["cached", "live"]
+    for one in together:
+        (alone,) = train.fit([one.run], *digits, [network])
+        assert same(alone.network.state_dict(), one.network.state_dict())
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+def test_pskd_is_the_literal_recipe(digits, mixup):
+    """Three epochs of Kim et al. by hand: a table of last epoch's predictions, first the labels."""
+    record, selection = digits
+    changes = {"mixup": [mixup], "student_losses": ["ce"], "epochs": 3, "weight_decay": 0.0}
+    (run,) = grid.student_runs(Params(**BASE | changes, kd_methods=["pskd"]))
+    (trained,) = train.fit([run], *digits)
+
+    network = train.build_network(run, record).to(memory_format=torch.channels_last)
+    labels = torch.from_numpy(record.train_labels[selection.train_indices])
+    images = torch.from_numpy(record.train_images[selection.train_indices])
+    stream = augment.Stream(images, labels, 10, 16, 0, run.augment, run.mixup_alpha)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    table = {row: torch.eye(10)[label] for row, label in enumerate(labels)}
+    for epoch in (1, 2, 3):
+        alpha = 0.8 * epoch / 3
+        for batch in stream.epoch(epoch - 1, 3):
+            optimizer.param_groups[0]["lr"] = train.learning_rate(
+                run.recipe, epoch - 1 + batch.clock.step / stream.steps
+            )
+            soft = torch.stack(
+                [
+                    (1 - alpha) * torch.eye(10)[labels[row]] + alpha * table[row]
+                    for row in batch.rows.tolist()
+                ]
+            )
+            if mixup:
+                lam = batch.mix.lam
+                soft = lam * soft + (1 - lam) * soft[batch.mix.permutation]
+            logits = network(batch.images).logits
+            seen = logits
+            if mixup:
+                with torch.no_grad():
+                    seen = network.eval()(batch.unmixed).logits
+                network.train()
+            for row, said in zip(batch.rows.tolist(), seen.detach().softmax(1), strict=True):
+                table[row] = said
+            optimizer.zero_grad()
+            (-soft * logits.log_softmax(1)).sum(1).mean().backward()
+            optimizer.step()
+    for name, value in network.eval().state_dict().items():
+        found = trained.network.state_dict()[name]
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4, msg=name)

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from kdlib.config.schema import Params, validate
-from kdlib.registry import suggest
+from kdlib.config.schema import Params, StudyParams, validate
+from kdlib.registry import STUDIES, suggest
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -63,22 +63,26 @@ def _check_mappings(path: Path, parts: Mapping[str, Any]) -> None:
             raise ValueError(f"{path}: {name} is no mapping of keys to values, but {part!r}")
 
 
-def load_settings(path: str | Path) -> dict[str, Params]:
+def load_settings(path: str | Path) -> dict[str, StudyParams]:
     """Every setting of a params file by name; a file without settings holds one, named "".
+
+    The file's stem names the notebook, and so the model of its params (`Params` for a stem that is
+    no notebook's).
 
     A file is flat, or `common:` plus `settings: {name: {...}}`; `extends: FILE` (relative to it)
     puts another file's keys underneath. Errors: ValueError or FileNotFoundError naming the file.
     """
     path = Path(path)
     common, settings = _layers(path)
+    model = STUDIES[path.stem].facts["params"] if path.stem in STUDIES else Params
     where = {name: f"{path}, setting {name}" if name else str(path) for name in settings or [""]}
     return {
-        name: validate(Params, merge(common, settings.get(name, {})) | {"setting": name}, place)
+        name: validate(model, merge(common, settings.get(name, {})) | {"setting": name}, place)
         for name, place in where.items()
     }
 
 
-def load_params(path: str | Path, setting: str | None = None) -> Params:
+def load_params(path: str | Path, setting: str | None = None) -> StudyParams:
     """The validated params of a file, or of one setting of a file with several."""
     settings = load_settings(path)
     if setting is None and len(settings) == 1:

@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from pydantic import (
 from kdlib.registry import Entry, suggest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -117,21 +118,28 @@ class Given(Strict):
 
 
 class Execution(Strict):
-    """Where and how fast: `threads` a job, precision, compile, students trained side by side."""
+    """Where and how fast: `threads` a job, precision, compile, students trained side by side.
+
+    checkpoint_seconds: how much training a kill may cost; at the end of an epoch, a run's progress
+    is stored where the last time is longer ago than this.
+    """
 
     device: str = "auto"
     threads: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     cohort_size: Count = 32
+    checkpoint_seconds: NonNegative = 60
 
 
 class Run(Strict):
     """One network trained on one selection of one data set, or given by the user.
 
-    objective: term name -> its options and weight, all of them explicit. teachers: the runs whose
-    networks teach this one. `labels` (the cell in the grid) make the readable half of the id and do
-    not enter its hash; nor does `folder` (where its results lie).
+    objective: term name -> its options and weight, all of them explicit. targets: the same of what
+    softens the targets its label terms read, at most one. teachers: the runs whose networks teach
+    this one. classes: names of those of the set's classes it knows, None: all. `labels` (the cell
+    in the grid) make the readable half of the id and do not enter its hash; nor does
+    `folder` (where its results lie).
     """
 
     data: str
@@ -141,7 +149,11 @@ class Run(Strict):
     seed: int
     model: str
     given: Given | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)] | None = (
+        None
+    )
     objective: dict[str, dict[str, Any]] = {}
+    targets: Annotated[dict[str, dict[str, Any]], Field(max_length=1)] = {}
     mixup_alpha: NonNegative = 0.0
     augment: Augment = Augment()
     recipe: Recipe | None = None
@@ -153,10 +165,15 @@ class Run(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers, JSON-able; a teacher is named by its id."""
-        own = self.model_dump(mode="json", exclude={"labels", "folder", "teachers"})
+        own = self._dump(exclude={"labels", "folder", "teachers"})
         if self.given:
             own["given"].pop("checkpoint")  # the file's content counts, not its place
         return {**own, "teachers": [teacher.id for teacher in self.teachers]}
+
+    def _dump(self, exclude: set[str]) -> dict[str, Any]:
+        """The fields that say something: a field that came later keeps older ids as they were."""
+        unset = {name for name in ("targets", "classes") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=exclude | unset)
 
     @cached_property
     def id(self) -> str:
@@ -186,8 +203,7 @@ class Run(Strict):
     @cached_property
     def stream(self) -> str:
         """Runs of one stream see the same batches and teachers, so a cohort may share them."""
-        shared = self.model_dump(mode="json", exclude={"model", "objective", "labels", "folder"})
-        return fingerprint(shared)
+        return fingerprint(self._dump({"model", "objective", "targets", "labels", "folder"}))
 
 
 class Control(Strict):
@@ -200,14 +216,12 @@ class Control(Strict):
     mixup: Switches | None = None
 
 
-class Params(Recipe, Execution):
-    """The KD x calibration grid (notebooks 01, 02, 03): data, axes, recipe, execution.
+class StudyParams(Recipe, Execution):
+    """What the params of every study have: data, seeds, recipe, execution.
 
     options: method or loss name -> options that differ from the defaults; `{kd_T2: {of: kd,
-    temperature: 2}}` makes a variant under its own name. teacher_recipe: recipe keys that differ
-    for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
-    controls: name -> a small grid of further students, outside the tables of the main one.
-    setting: the name of this grid where a file has several.
+    temperature: 2}}` makes a variant under its own name. setting: the name of this part where a
+    file has several.
     """
 
     setting: str = ""
@@ -219,19 +233,10 @@ class Params(Recipe, Execution):
     val_fraction: Fraction | None = None
     augment: Augment | None = None
     seeds: Seeds = (0,)
-    teacher_model: str | Given = "resnet8"
-    student_model: str = "resnet8_half"
-    kd_methods: Levels = ("none", "kd", "crd", "rkd", "at")
-    teacher_losses: Names = ("ce", "als", "cp", "bs")
-    student_losses: Names = ("ce", "als", "cp", "bs")
-    mixup: Switches = (False, True)
-    mixup_alpha: Positive = 1.0
     options: dict[str, dict[str, Any]] = {}
-    teacher_recipe: dict[str, Any] = {}
-    controls: dict[str, Control] = {}
 
     @classmethod
-    def of(cls, **values: Any) -> "Params":
+    def of(cls, **values: Any) -> Self:
         """Params from a notebook's parameters; ValueError with a suggestion for an unknown name."""
         return validate(cls, values, "parameters")
 
@@ -242,6 +247,25 @@ class Params(Recipe, Execution):
         if recipe.lr is None:
             recipe = recipe.model_copy(update={"lr": 0.1 * recipe.batch_size / 128})
         return recipe
+
+
+class Params(StudyParams):
+    """The KD x calibration grid (notebooks 01, 02, 03).
+
+    kd_methods: a name, or several joined as in "kd+byot". teacher_recipe: recipe keys that differ
+    for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
+    controls: name -> a small grid of further students, outside the tables of the main one.
+    """
+
+    teacher_model: str | Given = "resnet8"
+    student_model: str = "resnet8_half"
+    kd_methods: Levels = ("none", "kd", "crd", "rkd", "at")
+    teacher_losses: Names = ("ce", "als", "cp", "bs")
+    student_losses: Names = ("ce", "als", "cp", "bs")
+    mixup: Switches = (False, True)
+    mixup_alpha: Positive = 1.0
+    teacher_recipe: dict[str, Any] = {}
+    controls: dict[str, Control] = {}
 
 
 def fingerprint(value: Any) -> str:

@@ -1,0 +1,37 @@
+"""A student's loss: a weighted sum of named terms, built from the run's `objective`.
+
+A term is made by a registered factory `(context, **options) -> loss`, where `loss(forward)` is a
+function or a module (its parameters join the optimiser). To add a KD method, write one factory
+here and one row in tests/test_objectives.py.
+
+What softens the targets of the label terms (`Run.targets`) is a module of its own registry:
+`(batch) -> (B, K) targets`, and `observe(batch, network, view)` after each forward.
+"""
+
+from kdlib.objectives import self_distillation, single_teacher  # noqa: F401 (these register terms)
+from kdlib.objectives.assemble import (
+    build,
+    build_targets,
+    check,
+    class_sets,
+    dry_view,
+    needs_side_heads,
+    needs_taps,
+    versions,
+)
+from kdlib.objectives.base import LABEL, Context, Term, term
+
+__all__ = [
+    "LABEL",
+    "Context",
+    "Term",
+    "build",
+    "build_targets",
+    "check",
+    "class_sets",
+    "dry_view",
+    "needs_side_heads",
+    "needs_taps",
+    "term",
+    "versions",
+]

@@ -1,0 +1,71 @@
+"""What a term is: its context, its weight, its entry in the registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kdlib.registry import TERMS
+from kdlib.types import Forward, View
+
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a term may know when it is built.
+
+    student, teachers: views of a dry forward, for their widths. labels: (n_train,) class of each
+    training row. class_counts: (K,) of the training set as really used. class_sets: for each
+    teacher, the student's classes that its logits stand for, in their order.
+    """
+
+    student: View
+    teachers: tuple[View, ...]
+    labels: Tensor
+    class_counts: Tensor
+    seed: int
+    class_sets: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def teacher(self) -> View:
+        """The only teacher."""
+        (teacher,) = self.teachers
+        return teacher
+
+
+class Term(nn.Module):
+    """One named term: its weight in the sum and its loss, `Forward` -> () tensor."""
+
+    def __init__(self, loss: Callable[[Forward], Tensor], weight: float):
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+
+    def forward(self, forward: Forward) -> Tensor:
+        """The weighted loss."""
+        return self.weight * self.loss(forward)
+
+
+def term(
+    name: str,
+    weight: float,
+    label_weight: float = 1.0,
+    teachers: int | None = 1,
+    version: int = 1,
+    logits_only: bool = False,
+    side_heads: bool = False,
+    partial: bool = False,
+    scale: Callable[[Context], float] = lambda context: 1.0,
+    check: Callable[..., None] = lambda options, class_counts, mixup: None,
+) -> Callable:
+    """Register a KD method's term: its default weights, what it reads, a `scale` of the weight that
+    depends on the networks, and a `check` of its options against the data.
+
+    teachers: how many it takes, None for any number from one, 0 for a term that reads none.
+    logits_only: of the teachers it reads nothing else, so they may be cached. side_heads: it needs
+    the student's. partial: its teachers may know some of the student's classes only.
+    """
+    facts = {"weight": weight, "label_weight": label_weight, "teachers": teachers}
+    facts |= {"logits_only": logits_only, "side_heads": side_heads, "partial": partial}
+    return TERMS.register(name, version, **facts, scale=scale, check=check)

@@ -1,0 +1,67 @@
+"""Which data, which code, on what, with which versions: the facts that go into every row."""
+
+import functools
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdlib import _compat
+from kdlib.config import Execution
+from kdlib.data import ImageSet, Selection
+
+
+def data_facts(record: ImageSet, selection: Selection) -> dict[str, Any]:
+    """The data as really used."""
+    return {
+        "name": record.name,
+        "fingerprint": record.fingerprint,
+        "split_hash": selection.split_hash,
+        "class_counts": [int(count) for count in selection.class_counts],
+        "val_counts": [int(count) for count in selection.val_counts],
+        "test_counts": np.bincount(record.test_labels, minlength=record.num_classes).tolist(),
+        "short_classes": list(selection.short_classes),
+    }
+
+
+def peak_memory_mb() -> float:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@functools.cache
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    try:
+        command = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
+    return command.stdout.strip()
+
+
+def provenance(device: str, execution: Execution) -> dict[str, Any]:
+    """Which code, on what, with which versions."""
+    own = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parent.parent)
+    return {
+        "commit": _git("rev-parse", "HEAD") if own else "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if own else None,
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
+        "threads": execution.threads,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "torchvision": _compat.TORCHVISION,
+        },
+    }
+
+
+@functools.cache
+def _cpu() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {capability}, {os.cpu_count()} cores"

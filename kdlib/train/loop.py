@@ -1,0 +1,234 @@
+"""The one training loop. It knows no method: a run's objective does."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdlib import objectives
+from kdlib.augment import Stream
+from kdlib.config import Augment, Recipe, Run
+from kdlib.data import ImageSet, Selection
+from kdlib.teachers import CachedTeachers, FrozenTeachers
+from kdlib.train.networks import build_network
+from kdlib.train.student import Progress, Student, Trained, restore, save
+from kdlib.types import Batch
+
+VERSION = 1  # of the loop, the stream and the recipe: raise it when a change moves numbers
+PROBED_BATCHES = 5
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+log = logging.getLogger("kdlib")
+Keep = Callable[[Run, Progress], None]
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """The rate at a point of training; `epoch` counts finished epochs, fractions included.
+
+    >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1)
+    >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]
+    [0.0, 0.05, 0.1, 0.05, 0.0]
+    """
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.gamma ** sum(epoch >= at for at in recipe.milestones)
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
+    if epoch < warmup:
+        return recipe.lr * epoch / warmup
+    done = (epoch - warmup) / (recipe.epochs - warmup)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, **common)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
+
+
+def fit(
+    runs: Sequence[Run],
+    record: ImageSet,
+    selection: Selection,
+    teachers: Sequence[nn.Module] = (),
+    device: str = "cpu",
+    threads: int = 1,
+    resume: Sequence[Progress] = (),
+    keep: Keep | None = None,
+    keep_seconds: float = 0.0,
+) -> list[Trained]:
+    """Train a cohort: runs of one stream (same data, seed, recipe, teachers), each with its own
+    model and objective. `teachers` are the trained networks of the runs' teachers, in their order.
+
+    resume: where each run stands, all after the same epoch; it ends as if it had never been
+    interrupted. keep: called with each run and its progress at the end of an epoch, at most every
+    `keep_seconds`.
+
+    Returns one `Trained` a run, in order; a run whose loss stopped being finite says so in
+    `failure`, the others are not touched by it. ValueError when the runs do not share a stream, or
+    share the gradient scaling of fp16: one student's overflow would be everyone's.
+    """
+    if len({run.stream for run in runs}) != 1:
+        raise ValueError(f"a cohort shares one stream, these do not: {[run.id for run in runs]}")
+    if runs[0].precision == "fp16" and len(runs) > 1:
+        raise ValueError(f"precision fp16 trains one student at a time, got {len(runs)}")
+    if len({progress.facts["epoch"] for progress in resume}) > 1:
+        raise ValueError("resume: the runs of a cohort must stand after the same epoch")
+    with _threads(threads):
+        cohort = Cohort(runs, record, selection, teachers, device)
+        if resume:
+            cohort.restore(resume)
+        cohort.train(keep, keep_seconds)
+        return cohort.finish()
+
+
+class Cohort:
+    """Students side by side: one stream of batches, one teacher forward, one backward, one step."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        record: ImageSet,
+        selection: Selection,
+        teachers: Sequence[nn.Module],
+        device: str,
+    ):
+        first, indices = runs[0], selection.train_indices
+        self.recipe, self.epoch, self.started, self.before = (
+            first.recipe,
+            0,
+            time.perf_counter(),
+            0.0,
+        )
+        labels = torch.from_numpy(record.train_labels[indices])
+        images = torch.from_numpy(record.train_images[indices])
+        held_out = selection.val_indices
+        self.val_images = torch.from_numpy(record.train_images[held_out]).to(device)
+        self.val_labels = torch.from_numpy(record.train_labels[held_out])
+        counts = torch.as_tensor(selection.class_counts, device=device)
+        self.stream = Stream(
+            images, labels, record.num_classes, first.recipe.batch_size, first.seed, first.augment,
+            first.mixup_alpha, device,
+        )  # fmt: skip
+        precision = DTYPES[first.precision]
+        self.autocast = torch.autocast(device, precision, enabled=first.precision != "fp32")
+        self.scaler = torch.amp.GradScaler(device, enabled=first.precision == "fp16")
+        self.live = FrozenTeachers(teachers, device)
+        self.students = _students(runs, record, self.stream.labels, counts, self.live, device)
+        if any(student.cached for student in self.students):
+            with self.autocast:
+                self.cached = CachedTeachers(self.live, images)
+        self.optimizer = _optimizer(
+            self.recipe, [one for student in self.students for one in student.parameters()]
+        )
+
+    def train(self, keep: Keep | None = None, keep_seconds: float = 0.0) -> None:
+        """The epochs that are left."""
+        kept = time.perf_counter()
+        while self.epoch < self.recipe.epochs:
+            for batch in self.stream.epoch(self.epoch, self.recipe.epochs):
+                self.step(batch)
+            self.epoch += 1
+            self._end_epoch()
+            if keep and time.perf_counter() - kept >= keep_seconds:
+                for student, progress in zip(self.students, self.progress(), strict=True):
+                    keep(student.trained.run, progress)
+                kept = time.perf_counter()
+
+    def step(self, batch: Batch) -> None:
+        """One step of every student."""
+        clock = batch.clock
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, clock.epoch + clock.step / self.stream.steps)
+        with self.autocast:
+            live = () if all(one.cached for one in self.students) else self.live(batch)
+            cached = self.cached(batch) if any(one.cached for one in self.students) else ()
+        loss = sum(
+            student.loss(batch, cached if student.cached else live, self.autocast)
+            for student in self.students
+        )
+        if clock.step < PROBED_BATCHES and clock.epoch in (0, self.recipe.epochs - 1):
+            for student in self.students:
+                student.probe()
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _end_epoch(self) -> None:
+        epoch, recipe = self.epoch, self.recipe
+        look = epoch % recipe.eval_every == 0 or epoch == recipe.epochs
+        for student in self.students:
+            means = student.end_epoch(epoch, self.stream.steps)
+            if look:
+                student.look(epoch, means, self.val_images, self.val_labels)
+        if look:
+            histories = [one.trained.history for one in self.students if one.trained.history]
+            accuracies = [past[-1].get("val_acc", math.nan) for past in histories] or [math.nan]
+            log.info(
+                "epoch %d/%d  %d network(s)  validation accuracy %.3f to %.3f",
+                epoch, recipe.epochs, len(self.students), min(accuracies), max(accuracies),
+            )  # fmt: skip
+
+    def progress(self) -> list[Progress]:
+        """Where each student stands, to be stored between two epochs."""
+        kept = []
+        for student in self.students:
+            one = save(student, self.optimizer, self.epoch, self._seconds())
+            kept.append(Progress(one.tensors, one.facts | {"scaler": self.scaler.state_dict()}))
+        return kept
+
+    def restore(self, resume: Sequence[Progress]) -> None:
+        """Go on from there."""
+        for student, progress in zip(self.students, resume, strict=True):
+            restore(student, self.optimizer, progress)
+        self.scaler.load_state_dict(resume[0].facts["scaler"])
+        self.epoch = resume[0].facts["epoch"]
+        self.before = max(progress.facts["seconds"] for progress in resume)
+
+    def finish(self) -> list[Trained]:
+        """The trained networks in eval mode and the plain memory format: one that is read from a
+        checkpoint has it, and each format rounds its way."""
+        for student in self.students:
+            student.trained.network.eval().to(memory_format=torch.contiguous_format)
+            student.trained.seconds = self._seconds()
+        return [student.trained for student in self.students]
+
+    def _seconds(self) -> float:
+        return self.before + (time.perf_counter() - self.started) / len(self.students)
+
+
+def _students(
+    runs: Sequence[Run], record: ImageSet, labels: Tensor, counts: Tensor, live: FrozenTeachers,
+    device: str,
+) -> list[Student]:  # fmt: skip
+    size, channels = record.image_size, record.in_channels
+    blank = torch.zeros(2, channels, size, size, device=device)
+    rows = torch.zeros(2, dtype=torch.int64, device=device)
+    views = live(Batch(blank, rows, rows, clock=None))
+    # The same image gives the same logits in every epoch only where nothing is drawn.
+    fixed = bool(views) and runs[0].augment == Augment() and not runs[0].mixup_alpha
+    students = []
+    for run in runs:
+        network = build_network(run, record).to(device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            own = network.eval()(blank)
+        sets = objectives.class_sets(run, record.classes)
+        context = objectives.Context(own, views, labels, counts, run.seed, sets)
+        cached = fixed and not objectives.needs_taps(run)
+        students.append(Student(run, network.train(), context, device, cached))
+    return students

@@ -1,0 +1,196 @@
+"""One student of a cohort: its step, its record, its state between two epochs."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlib import metrics, objectives, seeding
+from kdlib.config import Run
+from kdlib.train.networks import predict
+from kdlib.types import Batch, Forward, View
+
+
+@dataclass
+class Trained:
+    """What came of a run.
+
+    network: at the last epoch, eval mode. selected: the state dict of the epoch with the best
+    class-balanced validation accuracy, number `selected_epoch` (1-based, as in history). history:
+    one entry an evaluated epoch. kd_share: ||gradient of the weighted non-label terms|| /
+    ||gradient of the weighted label loss||, mean of the first batches of the first and the last
+    epoch (None where there is no other term or no label loss). weights: of each term as used.
+    teacher_views: "live" or "cached", None without teachers. failure: None, or what went wrong.
+    """
+
+    run: Run
+    network: nn.Module
+    selected: dict[str, Tensor] = field(default_factory=dict)
+    selected_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    kd_share: dict[str, float | None] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    teacher_views: str | None = None
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run between two epochs: all that going on takes. facts: JSON-able, `epoch` of them counts
+    the finished epochs."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Student:
+    """A network, its objective, and what is known of it so far.
+
+    cached: whether its teachers' views are cached logits.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        context: objectives.Context,
+        device: str,
+        cached: bool = False,
+    ):
+        self.terms = objectives.build(run, context).to(device)
+        source = objectives.build_targets(run, context)
+        self.source = source and source.to(device)
+        self.cached = cached
+        self.trained = Trained(run, network)
+        if run.teachers:
+            self.trained.teacher_views = "cached" if cached else "live"
+        self.trained.weights = {name: term.weight for name, term in self.terms.items()}
+        self.network = torch.compile(network) if run.compile else network
+        self.losses: dict[str, Tensor] = {}
+        self.totals: dict[str, Tensor] = {}
+        self.shares: list[Tensor] = []
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is optimised."""
+        return [*self.trained.network.parameters(), *self.terms.parameters()]
+
+    def loss(self, batch: Batch, shared: tuple[View, ...], autocast: Any) -> Tensor:
+        """The objective on one batch; its parts stay in `losses`."""
+        clock = batch.clock
+        seeding.seed_global(self.trained.run.seed, "dropout", clock.epoch, clock.step)
+        with autocast:
+            view = self.network(batch.images)
+        targets = self.source(batch) if self.source else batch.targets
+        forward = Forward(batch, targets, view, shared)
+        self.losses = {name: term(forward) for name, term in self.terms.items()}
+        for name, value in self.losses.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach()
+        if self.source:
+            with autocast:
+                self.source.observe(batch, self.trained.network, view)
+        return sum(self.losses.values())
+
+    def modules(self) -> dict[str, nn.Module]:
+        """All that has a state, by name."""
+        own = {"network": self.trained.network, "terms": self.terms, "targets": self.source}
+        return {name: module for name, module in own.items() if module is not None}
+
+    def probe(self) -> None:
+        """Note how strongly the other terms pull on the network, compared with the label loss."""
+        label = self.losses[objectives.LABEL]
+        others = [loss for name, loss in self.losses.items() if name != objectives.LABEL]
+        if others:
+            weights = list(self.trained.network.parameters())
+            pull, label_pull = (
+                torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+                for part in (sum(others), label)
+            )
+            self.shares.append(_norm(pull) / _norm(label_pull))
+
+    def end_epoch(self, epoch: int, steps: int) -> dict[str, float]:
+        """The epoch's mean of each term; one that is not finite is noted as the run's failure."""
+        means = {name: total.item() / steps for name, total in self.totals.items()}
+        self.totals = {}
+        broken = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if broken and not self.trained.failure:
+            self.trained.failure = f"{', '.join(broken)} was not finite in epoch {epoch}"
+        if self.shares:
+            moment = "first" if epoch == 1 else "last"
+            share = torch.stack(self.shares).mean().item()
+            label_weight = self.trained.weights[objectives.LABEL]
+            self.trained.kd_share[moment] = share if label_weight else None
+            self.shares = []
+        return means
+
+    def look(self, epoch: int, means: dict[str, float], images: Tensor, labels: Tensor) -> None:
+        """Evaluate on validation and keep the best epoch's weights."""
+        trained, entry = self.trained, {"epoch": epoch, "train": means}
+        if trained.failure:
+            return
+        if len(labels):
+            logits = predict(trained.network, images)
+            if not logits.isfinite().all():
+                trained.failure = f"validation logits were not finite in epoch {epoch}"
+                return
+            probs = metrics.softmax(logits)
+            weights = metrics.class_weights(labels, probs.shape[1])
+            entry["val_acc"] = metrics.accuracy(probs, labels, weights=weights)
+            entry["val_nll"] = metrics.nll(probs, labels, weights=weights)
+        best = max((past.get("val_acc", 0.0) for past in trained.history), default=-1.0)
+        if entry.get("val_acc", 0.0) > best or not len(labels):
+            trained.selected = copy.deepcopy(trained.network.state_dict())
+            trained.selected_epoch = epoch
+        trained.history.append(entry)
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([part.norm() for part in gradients if part is not None]).norm()
+
+
+_FACTS = ("selected_epoch", "history", "kd_share", "failure")
+
+
+def save(
+    student: Student, optimizer: torch.optim.Optimizer, epoch: int, seconds: float
+) -> Progress:
+    """What a student needs to go on after `epoch` finished epochs."""
+    parts = {name: module.state_dict() for name, module in student.modules().items()}
+    parts["selected"] = student.trained.selected
+    for place, parameter in enumerate(student.parameters()):
+        kept = optimizer.state[parameter]
+        parts[f"optimizer.{place}"] = {k: v for k, v in kept.items() if v is not None}
+    tensors = {
+        f"{part}.{name}": value.detach().cpu().contiguous().clone()
+        for part, state in parts.items()
+        for name, value in state.items()
+    }
+    facts = {name: getattr(student.trained, name) for name in _FACTS}
+    return Progress(tensors, copy.deepcopy(facts) | {"epoch": epoch, "seconds": seconds})
+
+
+def restore(student: Student, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Put a student and its part of the optimiser where `save` found them."""
+
+    def part(name: str) -> dict[str, Tensor]:
+        prefix = f"{name}."
+        found = progress.tensors.items()
+        return {key.removeprefix(prefix): value for key, value in found if key.startswith(prefix)}
+
+    for name, module in student.modules().items():
+        module.load_state_dict(part(name))
+    student.trained.selected = part("selected")
+    for place, parameter in enumerate(student.parameters()):
+        state = {}
+        for name, value in part(f"optimizer.{place}").items():
+            # Fused kernels walk the memory of both: the state takes the parameter's format.
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else value
+            state[name] = like.copy_(value)
+        if state:
+            optimizer.state[parameter] = state
+    for name in _FACTS:
+        setattr(student.trained, name, copy.deepcopy(progress.facts[name]))
