@@ -202,7 +202,10 @@ class Lab:
             own = given.preprocess
             network.preprocess = models.Preprocess(own.mean, own.std, size)
         where = f"{run.given.checkpoint} does not fit {run.model}"
-        _load_given(network, read_given(run.given), where)
+        state = read_given(run.given)
+        if isinstance(network, models.Plain):
+            state = {f"module.{name}": value for name, value in state.items()}
+        _load_given(network, state, where)
         return network.eval()
 
     def _store(self, trained: train.Trained) -> Row:

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdlib.config.plugins import load_plugin
 from kdlib.registry import Entry, suggest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -220,11 +221,13 @@ class StudyParams(Recipe, Execution):
     """What the params of every study have: data, seeds, recipe, execution.
 
     options: method or loss name -> options that differ from the defaults; `{kd_T2: {of: kd,
-    temperature: 2}}` makes a variant under its own name. setting: the name of this part where a
+    temperature: 2}}` makes a variant under its own name. plugins: files (mine.py) or modules of
+    yours that register models, methods or label losses. setting: the name of this part where a
     file has several.
     """
 
     setting: str = ""
+    plugins: tuple[Annotated[str, AfterValidator(load_plugin)], ...] = ()
     data: str = "digits"
     data_dir: str | None = None
     trust_data: bool = False
@@ -293,7 +296,8 @@ def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> A
         lines = []
         for item in error.errors():
             path = ".".join(str(part) for part in item["loc"])
-            lines.append(f"{path}: {item['msg'].lower()}, got {item['input']!r}")
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {message[:1].lower()}{message[1:]}, got {item['input']!r}")
         raise ValueError(f"{where}: " + "; ".join(lines)) from None
 
 

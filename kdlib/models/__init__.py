@@ -7,6 +7,8 @@ A model is added by registering one function of (num_classes, in_channels, image
         stages = [conv_norm(in_channels, 16), conv_norm(16, 32, stride=2)]
         return Network(stages, neck=global_pool(), head=nn.Linear(32, num_classes))
 
+Any other module of logits will do as well, for methods that read no maps and no embeddings.
+
 What `build` reads of its facts: `min_size`, the smallest image the network takes (default 1), and
 `side_heads_min_size`, the smallest with side heads, for functions that also take `side_heads`.
 """
@@ -16,12 +18,13 @@ from numbers import Integral
 from torch import nn
 
 from kdlib.models import cnns, resnets, torchvision_nets  # noqa: F401 (importing registers them)
-from kdlib.models.network import Network, Preprocess, Residual, conv_norm, global_pool
+from kdlib.models.network import Network, Plain, Preprocess, Residual, conv_norm, global_pool
 from kdlib.models.tools import flops, fold_batchnorm, num_parameters
 from kdlib.registry import MODELS
 
 __all__ = [
     "Network",
+    "Plain",
     "Preprocess",
     "Residual",
     "build",
@@ -79,5 +82,6 @@ def build(
         )
     options = {"side_heads": True} if side_heads else {}
     model = entry.build(num_classes, in_channels, image_size, **options)
+    model = model if isinstance(model, Network) else Plain(model)
     model.preprocess = Preprocess((0.0,) * int(in_channels), (1.0,) * int(in_channels), image_size)
     return model

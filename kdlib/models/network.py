@@ -91,6 +91,19 @@ class Network(nn.Module):
         )
 
 
+class Plain(nn.Module):
+    """A module that returns logits (B, K), or a `View`, behind preprocessing of its own."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.preprocess: nn.Module = nn.Identity()  # `build` puts the Preprocess here
+        self.module = module
+
+    def forward(self, images: Tensor) -> View:
+        shown = self.module(self.preprocess(images))
+        return shown if isinstance(shown, View) else View(shown)
+
+
 class Residual(nn.Module):
     """body(x) + shortcut(x), the shortcut the identity unless given; a ReLU after it on request."""
 

@@ -32,6 +32,7 @@ def build(run: Run, context: Context) -> nn.ModuleDict:
             continue
         entry = TERMS[name]
         _check_teachers(run, entry, context)
+        _check_taps(run, entry, context)
         weight *= entry.facts["scale"](context)
         terms[name] = Term(entry.build(context, **options), weight)
     return terms
@@ -50,6 +51,18 @@ def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
             raise ValueError(
                 f"{entry.name} takes teachers of the student's {classes} classes, in their order; "
                 f"{teacher.id} knows {len(known)} of them: {list(known)}"
+            )
+
+
+def _check_taps(run: Run, entry: Entry, context: Context) -> None:
+    """A network of the user's own may show nothing but logits."""
+    if entry.facts["teachers"] == 0 or entry.facts["logits_only"]:
+        return
+    for one, view in zip((run, *run.teachers), (context.student, *context.teachers), strict=True):
+        if view.embedding is None:
+            raise ValueError(
+                f"{entry.name} reads embeddings or maps, and the model {one.model!r} shows only "
+                "logits; build it as a kdlib.models.Network"
             )
 
 

@@ -1,0 +1,35 @@
+"""Code that users bring: files or modules that register models, KD methods and label losses."""
+
+import importlib.util
+import sys
+from importlib import import_module
+from pathlib import Path
+
+FILE = "kdlib_plugin_"
+
+
+def load_plugin(name: str) -> str:
+    """Import a module by its dotted name, or a file that ends in .py, once; what to call it later.
+
+    A file is called by its absolute path, so that a job in another folder finds it, too. ValueError
+    names what is not there, or what went wrong in it.
+    """
+    path = Path(name).expanduser().resolve()
+    is_file = name.endswith(".py")
+    if is_file and not path.is_file():
+        raise ValueError(f"no file {path}")
+    key = f"{FILE}{path}" if is_file else name
+    if key not in sys.modules:
+        try:
+            _import_file(key, path) if is_file else import_module(name)
+        except Exception as error:
+            sys.modules.pop(key, None)
+            raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    return str(path) if is_file else name
+
+
+def _import_file(key: str, path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(key, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    spec.loader.exec_module(module)

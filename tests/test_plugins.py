@@ -1,0 +1,89 @@
+"""What users bring in files of their own: a plain module, a method, a trained teacher."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdlib import Lab, Params, grid, load_student, registry
+from kdlib.config.plugins import load_plugin
+
+PLUGIN = """
+import torch
+from torch import nn
+from kdlib.objectives import term
+from kdlib.registry import MODELS
+
+@MODELS.register("mine")
+def mine(num_classes, in_channels, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))
+
+@term("gap", weight=1.0, logits_only=True)
+def gap(context):
+    return lambda forward: (forward.student.logits - forward.teacher.logits).square().mean()
+"""
+BASE = {
+    "imbalance_factor": 20, "batch_size": 16, "epochs": 1, "mixup": False, "seeds": 0,
+    "teacher_losses": ["ce"], "student_losses": ["ce"], "student_model": "mine",
+    "teacher_model": "mine", "kd_methods": ["gap"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    for name in ("TERMS", "MODELS"):
+        part = getattr(registry, name)
+        monkeypatch.setattr(part, "_entries", dict(part._entries))
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+def complete(plugin, folder, **changes):
+    params = Params.of(**BASE | changes, plugins=[str(plugin)])
+    return Lab.of(params, folder).complete(grid.student_runs(params))[0]
+
+
+def test_a_model_and_a_method_of_a_file_make_a_grid(plugin, tmp_path):
+    row = complete(plugin, tmp_path / "out")
+    assert set(row["weights"]) == {"label", "gap"}
+    assert row["history"][-1]["train"]["gap"] > 0
+    student = load_student(row, tmp_path / "out")
+    assert student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 10)
+
+
+def test_a_plugin_is_imported_once_and_called_by_its_place(plugin, monkeypatch):
+    monkeypatch.chdir(plugin.parent)
+    assert load_plugin("mine.py") == load_plugin(str(plugin)) == str(plugin)
+    assert load_plugin("json") == "json"
+
+
+def test_a_network_trained_elsewhere_teaches(plugin, tmp_path):
+    load_plugin(str(plugin))
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.save(own.state_dict(), tmp_path / "mine.pth")
+    teacher = {"model": "mine", "checkpoint": str(tmp_path / "mine.pth")}
+    teacher |= {"preprocess": {"mean": [0.5], "std": [0.25]}}
+    row = complete(plugin, tmp_path / "out", teacher_model=teacher, teacher_losses=["given"])
+    (given,) = row["run"]["teachers"]
+    network = load_student(given, tmp_path / "out")
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(network(images).logits, own((images - 0.5) / 0.25), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["rkd", "at", "crd"])
+def test_methods_that_read_more_than_logits_are_refused_by_name(plugin, tmp_path, method):
+    options = {"crd": {"negatives": 8}}
+    with pytest.raises(ValueError, match=f"{method} reads embeddings or maps, .*'mine' shows only"):
+        complete(plugin, tmp_path / "out", kd_methods=[method], options=options)
+
+
+def test_what_is_wrong_with_a_plugin_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"plugins.0: no file .*absent.py"):
+        Params.of(plugins=[str(tmp_path / "absent.py")])
+    with pytest.raises(ValueError, match=r"plugins.0: no_such_module: ModuleNotFoundError"):
+        Params.of(plugins=["no_such_module"])
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0")
+    for _ in range(2):  # it is not kept half imported
+        with pytest.raises(ValueError, match=r"plugins.0: .*broken.py: ZeroDivisionError"):
+            Params.of(plugins=[str(broken)])
