@@ -5,8 +5,10 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from kdlib import Lab, Params, grid, registry
 from kdlib.plan import ROOT
@@ -41,6 +43,28 @@ def test_what_the_readme_adds_makes_a_grid_of_its_own(registries, tmp_path):
     (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
     assert row["data"]["name"] == "stripes"
     assert set(row["weights"]) == {"label", "logit_mse"}
+
+
+def test_a_folder_a_class_makes_a_long_tailed_grid(tmp_path):
+    """The README's command, as far as its settings go."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 2, 40, 12, 12, 3), dtype=np.uint8)
+    for split, of_split in zip(("train", "test"), noise, strict=True):
+        for name, images in zip(("cat", "dog"), of_split, strict=True):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(folder / f"{number}.png")
+    (command,) = re.findall(r"--set data=photos .*", (ROOT / "README.md").read_text())
+    changes = dict(pair.split("=") for pair in re.findall(r"--set (\S+)", command))
+    changes |= {"epochs": 1, "batch_size": 8, "kd_methods": "none", "student_losses": "bs"}
+    changes |= {"student_model": "resnet8", "mixup": False, "data_dir": str(tmp_path)}
+    params = Params.of(**changes)
+    (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
+    assert row["classes"] == ["cat", "dog"]
+    assert row["data"]["class_counts"] == [
+        32,
+        2,
+    ]  # of 40 and 2, without 20 % (floor) for validation
 
 
 def test_a_student_is_taken_home(tmp_path, capsys):
