@@ -191,7 +191,27 @@ def control_runs(params: Params) -> list[Run]:
             if wanted is not None:
                 axes[axis] = tuple(level for level in wanted if level in there)
         runs |= {run.id: run for run in student_runs(params.model_copy(update=axes))}
-    return list(runs.values())
+    return list(runs.values()) + given_student_runs(params)
+
+
+def given_student_runs(params: Params) -> list[Run]:
+    """Students trained elsewhere, one run a seed: its split decides what is fitted."""
+    networks = {name: with_hash(given) for name, given in params.given_students.items()}
+    return [
+        Run(
+            **base(params, seed, STUDENTS),
+            model=given.model,
+            given=given,
+            labels={
+                "kd_method": GIVEN,
+                "teacher_loss": NO_KD,
+                "student_loss": name,
+                "mixup": False,
+            },
+        )
+        for seed in params.seeds
+        for name, given in networks.items()
+    ]
 
 
 def _student_run(
@@ -230,16 +250,20 @@ def restrict(params: StudyParams, runs: Sequence[Run], axes: Mapping[str, str]) 
     for label, axis in axes.items():
         found = dict.fromkeys(run.labels[label] for run in runs if label in run.labels)
         values = tuple(value for value in found if value in getattr(params, axis))
-        if found and not (axis == "teacher_losses" and not values):  # "none" is no level of it
+        if found and (values or axis == "kd_methods"):  # "none" is no level of the teachers' axis
             levels[axis] = values
     return params.model_copy(update=levels)
 
 
 def _restrict(params: Params, runs: Sequence[Run]) -> Params:
-    """A job of the grid: of its control grids, only where it has runs of theirs."""
-    restricted = restrict(params, runs, AXES)
-    alone = {run.id for run in runs}.isdisjoint(run.id for run in control_runs(restricted))
-    return restricted.model_copy(update={"controls": {}}) if alone else restricted
+    """A job of the grid: of what stands beside it, only that of which the job has runs."""
+    restricted, own = restrict(params, runs, AXES), {run.id for run in runs}
+    parts = {"controls": {}, "given_students": {}}
+    for name in parts:
+        alone = params.model_copy(update=parts | {name: getattr(params, name)})
+        if own.isdisjoint(run.id for run in control_runs(alone)):
+            restricted = restricted.model_copy(update={name: {}})
+    return restricted
 
 
 def with_hash(given: Given) -> Given:

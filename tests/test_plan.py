@@ -91,3 +91,16 @@ def test_control_grids_travel_with_the_jobs_of_their_teachers(digits):
         assert len(added) == (after.name.startswith("02_students/ce-"))
         assert tuple(run.id for run in rebuilt(after)) == after.runs
     assert len(grid.student_runs(made.parts[1].params)) == 136
+
+
+def test_a_given_student_is_a_job_of_its_own(digits, tmp_path):
+    (tmp_path / "mine.pth").write_bytes(b"any")
+    given = {"mine": {"model": "resnet8", "checkpoint": str(tmp_path / "mine.pth")}}
+    made = plan("digits", "out", given_students=given)
+    (added,) = [job for job in made.jobs if job.name not in {job.name for job in digits.jobs}]
+    assert added.name == "02_students/given-none-mine-no_mixup-seed0"
+    assert (added.needs, len(added.runs)) == ((), 1)
+    assert tuple(run.id for run in rebuilt(added)) == added.runs
+    others = {job.name: job.runs for job in made.jobs if job is not added}
+    assert others == {job.name: job.runs for job in digits.jobs}
+    assert all(job.params["extra"]["given_students"] == {} for job in made.jobs[:4])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib import Lab, Params, grid, load_student, registry
+from kdlib import Lab, Params, grid, load_student, registry, report
 from kdlib.config.plugins import load_plugin
 
 PLUGIN = """
@@ -87,3 +87,19 @@ def test_what_is_wrong_with_a_plugin_is_said(tmp_path):
     for _ in range(2):  # it is not kept half imported
         with pytest.raises(ValueError, match=r"plugins.0: .*broken.py: ZeroDivisionError"):
             Params.of(plugins=[str(broken)])
+
+
+def test_a_student_trained_elsewhere_is_measured_beside_the_grid(plugin, tmp_path):
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.save(own.state_dict(), tmp_path / "mine.pth")
+    given = {"linear": {"model": "mine", "checkpoint": str(tmp_path / "mine.pth")}}
+    params = Params.of(
+        **BASE | {"kd_methods": ["none"]}, plugins=[str(plugin)], given_students=given
+    )
+    lab = Lab.of(params, tmp_path / "out")
+    rows = lab.complete(grid.student_runs(params) + grid.control_runs(params))
+    assert [row["labels"]["student_loss"] for row in rows] == ["ce", "linear"]
+    assert rows[1]["history"] == []
+    table = report.Study.of(rows, params).control_grids
+    assert list(table["cell"]) == ["GIVEN S:LINEAR"]
+    assert table["acc"].item() == rows[1]["metrics"]["test"]["acc"]

@@ -258,6 +258,7 @@ class Params(StudyParams):
     kd_methods: a name, or several joined as in "kd+byot". teacher_recipe: recipe keys that differ
     for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
     controls: name -> a small grid of further students, outside the tables of the main one.
+    given_students: name -> `{model, checkpoint, ...}`, evaluated and listed beside those grids.
     """
 
     teacher_model: str | Given = "resnet8"
@@ -269,6 +270,7 @@ class Params(StudyParams):
     mixup_alpha: Positive = 1.0
     teacher_recipe: dict[str, Any] = {}
     controls: dict[str, Control] = {}
+    given_students: dict[str, Given] = {}
 
 
 def fingerprint(value: Any) -> str:
