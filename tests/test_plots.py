@@ -124,6 +124,20 @@ def test_a_curve_is_a_runs_history(rows):
         plots.learning_curves([controls[0] | {"history": []}], "student_loss", "mixup", "title")
 
 
+def test_a_curve_of_several_seeds_is_their_mean_in_their_range():
+    rows = fake_rows(params_of(FULL, seeds=[0, 1, 2]))
+    controls = [row for row in rows if row["labels"].get("kd_method") == "none"]
+    axes = plots.learning_curves(controls, "student_loss", "mixup", "title").axes[0]
+    drawn = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
+    cells = {}
+    for row in controls:
+        history = [100 * entry["val_acc"] for entry in row["history"]]
+        cells.setdefault(tuple(row["labels"].values()), []).append(history)
+    np.testing.assert_allclose(sorted(drawn), sorted(np.mean(list(cells.values()), 1).tolist()))
+    tops = sorted(band.get_paths()[0].vertices[:, 1].max() for band in axes.collections)
+    np.testing.assert_allclose(tops, sorted(np.max(list(cells.values()), (1, 2))))
+
+
 def test_saved_figures_are_reproducible(cells, tmp_path):
     for folder in ("one", "two"):
         path = plots.save(plots.acc_vs_ece(cells, "title"), tmp_path / folder, "figure")
@@ -180,6 +194,42 @@ def test_effects_are_drawn_with_their_intervals():
             [part[f"{name}_effect"] + sign * part[f"{name}_effect_ci95"] for sign in (-1, 1)]
         )
         np.testing.assert_allclose(spans, wanted)
+
+
+def test_only_a_clear_effect_has_a_colour():
+    lines = [(0.02, 0.01, 0.02, 0.01), (-0.02, 0.03, -0.02, 0.01), (-0.02, np.nan, 0.01, np.nan)]
+    columns = ["acc_effect", "acc_effect_ci95", "ece_effect", "ece_effect_ci95"]
+    table = pd.DataFrame(lines, columns=columns)
+    table = table.assign(factor="kd_method", level=list("abc"), versus="none", pairs=8)
+    grey = plots.canvas.GREY
+    for axes, wanted in zip(
+        plots.effects(table, "title").axes,
+        [[plots.BLUE, grey, plots.RED], [plots.RED, plots.BLUE, plots.RED]],
+        strict=True,
+    ):
+        drawn = [tuple(bars.get_color()[0][:3]) for bars in axes.collections]
+        assert drawn == [tuple(colour) for colour in wanted]
+    ticks = plots.effects(table, "title").axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == [f"KD method: {one} - none" for one in "abc"]
+
+
+def test_published_cells_are_crosses_in_the_first_panel():
+    params = params_of(FULL, data="cifar10", imbalance_factor=100)
+    study = report.Study.of(fake_rows(params), params)
+    theirs = report.published(study.cells, "cifar10", 100.0)
+    names = ["as trained", "one temperature"]
+    figure = plots.before_after(study.posthoc, names, "title", theirs)
+    first, second = figure.axes
+    assert len(first.collections) == len(second.collections) + 1
+    wanted = theirs.dropna(subset="ece_published")[["ece_published", "acc_published"]]
+    assert len(wanted) == 128
+    np.testing.assert_allclose(first.collections[-1].get_offsets(), wanted * [1, 100])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[-1] == "published (ECE: mean of mini-batches)"
+    none = report.published(study.cells, "digits", 100.0)
+    bare = plots.before_after(study.posthoc, names, "title", none)
+    assert [len(axes.collections) for axes in bare.axes] == 2 * [len(second.collections)]
+    assert len(bare.legends[0].get_texts()) == len(legend) - 1
 
 
 def test_class_frequency_shows_every_run_and_its_median(rows):

@@ -18,7 +18,7 @@ from kdlib.report import images, text
 from kdlib.report.posthoc import ADJUSTMENTS
 from kdlib.report.study import Study
 from kdlib.report.tables import PUBLISHED, missing
-from kdlib.report.text import answer, flagged, no_best, resolution, seeds_note, terminal
+from kdlib.report.text import answer, flagged, resolution, seeds_note, terminal
 from kdlib.store import write_atomic
 
 T975 = {2: 4.302652729911275, 4: 2.7764451051977987}  # by degrees of freedom, from a printed table
@@ -358,7 +358,7 @@ def test_the_same_rows_give_the_same_bytes(written, tmp_path):
         "contests",
     )
     names |= {f"{name}.csv" for name in tables}
-    names |= {"section.html", "summary.txt"}
+    names |= {"summary.txt"}
     assert set(tree(folder)) == {f"03_calibration_study/{name}" for name in names} | {
         "report/index.html",
         "report/summary.txt",
@@ -381,13 +381,14 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.sources, self.tables = [], [], [], 0
+        self.open, self.links, self.sources, self.sections, self.tables = [], [], [], [], 0
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.open += [tag] * (tag not in ("meta", "img"))
         self.links += [attrs["href"]] if "href" in attrs else []
         self.sources += [attrs["src"]] if "src" in attrs else []
+        self.sections += [attrs["id"]] if tag == "section" else []
         self.tables += tag == "table"
 
     def handle_endtag(self, tag):
@@ -402,9 +403,10 @@ def test_the_page_reads_offline(written):
     assert page.open == []
     assert page.tables == 12
     assert len(page.sources) == 11
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert page.links
-    assert all((path.parent / link).is_file() for link in page.links)
+    files = page.sources + [link for link in page.links if not link.startswith("#")]
+    assert all((path.parent / file).is_file() for file in files)
+    anchors = [link[1:] for link in page.links if link.startswith("#")]
+    assert anchors == page.sections == ["03_calibration_study", "report"]
     assert "../.batch/notebooks/03.ipynb" in page.links
     assert f"../{row['folder']}/rows/{row['id']}.json" in page.links
     assert not re.search(r"https?:|@import|url\(", path.read_text(encoding="utf-8"))
@@ -440,6 +442,7 @@ def test_settings_share_one_report(tmp_path, no_figures):
         page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
     assert page.count("<h2>") == 3
     assert page.index("imbalance factor 100</h2>") < page.index("imbalance factor 50</h2>")
+    assert page.index("imbalance factor 50</h2>") < page.index('<section id="report">')
     summary = (tmp_path / "report" / "summary.txt").read_text()
     assert summary.count("KD x calibration on digits") == 2
 
@@ -483,12 +486,6 @@ def test_the_number_of_seeds_says_what_may_be_said(seeds, words):
     assert seeds_note(seeds) == words
 
 
-def test_large_validation_has_another_reason():
-    (row,) = fake_rows(params_of())[:1]
-    row["data"]["val_counts"] = [100] * 10
-    assert no_best(row) == "No cell is called best: this report makes no choice by validation."
-
-
 def test_every_flag_of_every_run_is_listed():
     rows = [fake_row(run) for run in grid.student_runs(params_of(seeds=[0, 1]))]
     rows[7]["flags"] = ["no label loss", "KD is off (last epoch)"]
@@ -506,6 +503,11 @@ def test_readable_tables_have_units_and_intervals():
         "cell": ["a", "b"], "ACC %": ["81.23 ± 1.00", ""], "ECE effect": ["-0.0100", "+0.0200"],
         "mixup": ["on", "off"],
     }  # fmt: skip
+
+
+def test_nothing_stands_where_there_is_no_value():
+    table = pd.DataFrame({"clear": pd.array([1, None], "Int64"), "level": [np.nan, True]})
+    assert text.readable(table).to_dict("list") == {"clearly so": ["1", ""], "level": ["", "on"]}
 
 
 def test_the_selected_epoch_stands_beside_the_last(study):
@@ -589,9 +591,9 @@ def test_the_answer_is_three_sentences_with_n(study):
     assert re.search(r"^KD against no teacher, accuracy .+ \((kd|crd)\) to .+ points, ECE", kd)
     assert trained.count(" against ") == 3
     beaten = study.contests[study.contests["cells adjusted"] == "as trained"]["better"]
-    start = rf"of 16 with KD, {beaten.iloc[0]}( \(\d+ clearly\))? after one temperature"
-    assert re.search(start, after)
-    assert ("clearly" in after) == (len(study.params.seeds) > 1)
+    number = rf"{beaten.iloc[0] or 'none'} of 16 with KD( \(\d+ clearly\))? and"
+    assert re.search(rf"after one temperature \(in NLL and ECE[^)]*\): {number}", after)
+    assert "clearly" not in after or len(study.params.seeds) > 1
     assert "optimistic" not in after
 
 
@@ -733,7 +735,18 @@ def test_a_mean_over_batches_misjudges_a_perfect_predictor():
 
 
 def test_a_contest_without_an_interval_claims_nothing():
-    line = {"clear": pd.NA, "seeds": 5}
-    assert text._clearly(line) == " (no interval: an NLL is infinite)"
-    assert text._clearly(line | {"seeds": 1}) == ""
-    assert text._clearly({"clear": 3, "seeds": 5}) == " (3 clearly)"
+    lines = pd.DataFrame({
+        "against plain with": 2 * ["one temperature"], "cells are": ["KD", "no KD"],
+        "cells adjusted": "as trained", "metrics": "NLL and ECE", "at_bound": 2, "seeds": 5,
+        "cells": [128, 7], "better": [38, 2], "clear": [pd.NA, pd.NA],
+    })  # fmt: skip
+    head = "Cells as trained that beat the plain student after one temperature (in NLL and ECE"
+    bound = ", its fit ended at a bound in 2 of 5 seeds"
+    assert text._after(lines) == (
+        f"{head}{bound}, no interval, for an NLL is infinite): 38 of 128 with KD and 2 of 7 without"
+    )
+    judged = lines.assign(better=[38, 0], clear=[3, 0], at_bound=0)
+    assert text._after(judged) == (f"{head}): 38 of 128 with KD (3 clearly) and none of 7 without")
+    assert text._after(lines.assign(seeds=1, at_bound=0)) == (
+        f"{head}): 38 of 128 with KD and 2 of 7 without"
+    )

@@ -23,6 +23,7 @@ from scipy.optimize import isotonic_regression
 from kdlib.store import write_atomic
 
 BLUE, ORANGE, _, RED = sns.color_palette("colorblind")[:4]
+GREY = (0.5, 0.5, 0.5)
 STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": True, "grid.color": "0.92"}
 LABEL = 7.5  # size of a label, in points
 FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that would differ

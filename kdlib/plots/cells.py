@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.plots.canvas import BLUE, LABEL, ORANGE, RED, canvas, label_column
+from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas, label_column
 from kdlib.store import Row
 
 AXES = ("kd_method", "teacher_loss", "student_loss", "mixup")
@@ -77,12 +77,17 @@ def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def before_after(posthoc: pd.DataFrame, names: Sequence[str], title: str) -> Figure:
+def before_after(
+    posthoc: pd.DataFrame, names: Sequence[str], title: str, published: pd.DataFrame | None = None
+) -> Figure:
     """Every cell in the plane of ECE and accuracy, one panel for each of two adjustments.
 
     posthoc: of `kdlib.report`'s `posthoc`; names: its two adjustments to show. Colour: the student
     loss; diamonds: no KD; the star is the plain student; hollow: a fit ended at its bound.
+    published: of `kdlib.report.published`; its numbers, where there are any, are crosses in the
+    first panel.
     """
+    theirs = pd.DataFrame() if published is None else published.dropna(subset="ece_published")
     losses = list(posthoc["student_loss"].unique())
     colours = dict(zip(losses, sns.color_palette("colorblind"), strict=False))
     with canvas(2, (8.0, 4.2), sharex=True, sharey=True) as (figure, panels):
@@ -98,13 +103,20 @@ def before_after(posthoc: pd.DataFrame, names: Sequence[str], title: str) -> Fig
                     zorder=3 + plain,
                 )  # fmt: skip
             _plane(axes, name)
+        handles = _keys(colours)
+        if len(theirs):
+            crosses = panels[0].scatter(
+                theirs["ece_published"], 100 * theirs["acc_published"], 14, color="0.55",
+                marker="x", linewidth=0.7, zorder=2, label="published (ECE: mean of mini-batches)",
+            )  # fmt: skip
+            handles.append(crosses)
         panels[1].set_ylabel("")
         figure.suptitle(title, fontsize=10)
-        figure.legend(handles=_keys(colours), loc="outside lower center", ncols=8, fontsize=LABEL)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=LABEL)
     return figure
 
 
-def _keys(colours: Mapping[str, Any]) -> list[mpl.lines.Line2D]:
+def _keys(colours: Mapping[str, Any]) -> list[mpl.artist.Artist]:
     """The legend of `before_after`."""
     shapes = {"KD": ("o", 5), "no KD": ("D", 5), "plain student": ("*", 9)}
     handles = [
@@ -147,12 +159,13 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
 def effects(summary: pd.DataFrame, title: str) -> Figure:
     """The paired effect of each level on accuracy and ECE, with 95 % intervals where there are any.
 
-    summary: of `kdlib.report.summary`. The dashed line is no effect.
+    summary: of `kdlib.report.summary`. The dashed line is no effect; an effect whose interval
+    holds 0 is grey.
     """
     part = summary[summary["pairs"] > 0]
     heights = np.arange(len(part))[::-1]
     labels = [
-        f"{line['factor'].replace('_', ' ')}: {_word(line['level'])} - {_word(line['versus'])}"
+        f"{_word(line['factor'])}: {_word(line['level'])} - {_word(line['versus'])}"
         for line in part.to_dict("records")
     ]
     axis = {"acc": ("accuracy, points", 100, 1), "ece": ("ECE", 1, -1)}
@@ -160,12 +173,13 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
         for axes, (metric, (name, scale, sign)) in zip(panels, axis.items(), strict=True):
             values, halves = (scale * part[f"{metric}_effect{end}"] for end in ("", "_ci95"))
             for height, value, half in zip(heights, values, halves.fillna(0), strict=True):
-                colour = BLUE if sign * value > 0 else RED
+                colour = BLUE if sign * value > half else RED if sign * value < -half else GREY
                 axes.errorbar(value, height, xerr=half, fmt="o", color=colour, capsize=2, ms=4.5)
             axes.axvline(0, color="0.4", ls="--", lw=0.8)
             axes.set(xlabel=f"effect on {name}")
             axes.set_yticks(heights, labels, fontsize=LABEL)
-        figure.suptitle(f"{title} (blue: better, red: worse)", fontsize=10)
+        unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
+        figure.suptitle(f"{title} (blue: better, red: worse{unclear})", fontsize=10)
     return figure
 
 
@@ -206,19 +220,22 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _word(value: str | bool) -> str:
-    return {"True": "on", "False": "off"}.get(str(value), str(value))
+    """A level or a factor as readers know it."""
+    known = {"True": "on", "False": "off", "kd_method": "KD method"}
+    return known.get(str(value), str(value).replace("_", " "))
 
 
 def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Figure:
-    """Validation accuracy (class-balanced) and training loss of each run over its epochs.
+    """Validation accuracy (class-balanced) and training loss over the epochs.
 
-    hue, style: labels of the rows that colour and dash the lines. The loss is the weighted sum of a
-    run's terms, the mean of an epoch. ValueError where no row has a history.
+    hue, style: labels of the rows that colour and dash the lines; a line is the mean of the runs
+    that share them, as those of several seeds, in the band of their range. The loss is the weighted
+    sum of a run's terms, the mean of an epoch. ValueError where no row has a history.
     """
     heads = {name: name.replace("_", " ") for name in (hue, style)}
     lines = [
         {head: _word(row["labels"][name]) for name, head in heads.items()}
-        | {"run": row["id"], "epoch": entry["epoch"]}
+        | {"epoch": entry["epoch"]}
         | {"validation accuracy, %": 100 * entry.get("val_acc", np.nan)}
         | {"training loss": sum(entry["train"].values())}
         for row in rows
@@ -230,8 +247,8 @@ def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Fi
     with canvas(columns=2, size=(8.0, 3.4)) as (figure, panels):
         for axes, y in zip(panels, ("validation accuracy, %", "training loss"), strict=True):
             sns.lineplot(
-                table, x="epoch", y=y, hue=heads[hue], style=heads[style], units="run",
-                estimator=None, palette="colorblind", lw=1.2, marker="o", markersize=3, ax=axes,
+                table, x="epoch", y=y, hue=heads[hue], style=heads[style], errorbar=("pi", 100),
+                palette="colorblind", lw=1.2, err_kws={"alpha": 0.12, "linewidth": 0}, ax=axes,
                 legend=axes is panels[1],
             )  # fmt: skip
         handles = panels[1].get_legend_handles_labels()

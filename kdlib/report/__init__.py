@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 
 from kdlib import grid, plots
 from kdlib.config import Params
 from kdlib.grid import NO_KD
 from kdlib.report import page
+from kdlib.report.compose import REPORT, Section
 from kdlib.report.effects import summary
 from kdlib.report.figures import figures
 from kdlib.report.images import batch_ece
 from kdlib.report.study import Study
 from kdlib.report.tables import cells, csv, published, teacher_student_means
 from kdlib.report.text import readable, terminal, title
-from kdlib.store import Row, write_atomic
+from kdlib.store import Row
 
 __all__ = [
     "Study",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
-    """Write a grid's tables and figures, and the report of all grids there are; the page's path.
+    """Write a grid's tables and figures, and its section of the report; the page's path.
 
     rows: stored rows of students and teachers, of other params too (they are left out). Under
     out_dir, `03_calibration_study/[<setting>/]` gets the tables as CSV files and figures/;
@@ -44,18 +44,14 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     """
     out_dir = Path(out_dir)
     study = Study.of(rows, params, out_dir)
-    folder = out_dir / grid.STUDY / params.setting
-    tables = deterministic_tables(study) | {"timings": _timings(study, out_dir)}
-    tables = {name: table for name, table in tables.items() if len(table)}
-    for name, table in tables.items():
-        write_atomic(folder / f"{name}.csv", csv(table))
-    images = {
-        name: (caption, plots.save(figure, folder / "figures", name))
-        for name, (caption, figure) in figures(study).items()
-    }
-    write_atomic(folder / "summary.txt", terminal(study).encode())
-    write_atomic(folder / "section.html", page.section(study, images, list(tables)).encode())
-    return _compose(out_dir)
+    section = Section(out_dir, grid.STUDY, params.setting)
+    section.tables(deterministic_tables(study) | {"timings": _timings(study, out_dir)})
+    drawn = {name: section.figure(name, *found) for name, found in figures(study).items()}
+    appendix, demo = Section(out_dir, REPORT), batch_ece()
+    shown = appendix.figure("batch_ece", page.BATCH, plots.batch_ece(demo, page.BATCH))
+    appendix.write(page.BATCH, page.demonstration(demo, shown))
+    parts = [*page.section(study, drawn), section.files()]
+    return section.write(title(params), parts, terminal(study))
 
 
 def deterministic_tables(study: Study) -> dict[str, pd.DataFrame]:
@@ -70,6 +66,8 @@ def deterministic_tables(study: Study) -> dict[str, pd.DataFrame]:
         "contests": study.contests,
         "control_grids": study.control_grids,
         "rank_stability": study.stability,
+        "best": study.best,
+        "best_certainty": study.certainty,
     }
 
 
@@ -91,21 +89,3 @@ def _timings(study: Study, out_dir: Path) -> pd.DataFrame:
     paths = (out_dir / row["folder"] / "timings" / f"{row['id']}.json" for row in rows)
     lines = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     return pd.DataFrame(lines, columns=["id", "seconds", "peak_memory_mb"]).sort_values("id")
-
-
-def _compose(out_dir: Path) -> Path:
-    """Join the sections of all grids; with one writer at a time, the last has read them all."""
-    report, parts = out_dir / "report", {}
-    report.mkdir(parents=True, exist_ok=True)
-    notebooks = sorted((out_dir / ".batch" / "notebooks").rglob("*.ipynb"))
-    executed = [f"../{path.relative_to(out_dir).as_posix()}" for path in notebooks]
-    with FileLock(report / ".lock"):
-        for part in ("summary.txt", "section.html"):
-            paths = sorted((out_dir / grid.STUDY).rglob(part))
-            parts[part] = [path.read_text(encoding="utf-8") for path in paths]
-        demo = batch_ece()
-        image = plots.save(plots.batch_ece(demo, page.BATCH), report / "figures", "batch_ece")
-        whole = page.page(parts["section.html"], page.batch_ece(demo, image), executed)
-        write_atomic(report / "summary.txt", "\n".join(parts["summary.txt"]).encode())
-        write_atomic(report / "index.html", whole.encode())
-    return report / "index.html"

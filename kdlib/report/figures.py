@@ -1,11 +1,13 @@
 """Which figures a grid's rows and predictions allow to draw."""
 
+import pandas as pd
+
 from kdlib import metrics, plots
 from kdlib.grid import NO_KD
 from kdlib.metrics import ReliabilityBins
 from kdlib.report.posthoc import ADJUSTMENTS
 from kdlib.report.study import Study
-from kdlib.report.tables import REFERENCE, cell_label, teacher_student_means
+from kdlib.report.tables import REFERENCE, cell_label, published, teacher_student_means
 from kdlib.report.text import title
 from kdlib.store import Row
 
@@ -30,12 +32,24 @@ def _of_cells(study: Study) -> Figures:
         drawn["teacher_student_means"] = "Every teacher and student, means over KD methods", figure
     names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature")]
     if set(names) <= set(study.posthoc["adjustment"]):
-        figure = plots.before_after(study.posthoc, names, name)
-        drawn["before_after"] = "Every cell before and after one temperature", figure
+        theirs = published(study.cells, study.params.data, study.params.imbalance_factor)
+        figure = plots.before_after(study.posthoc, names, name, theirs)
+        drawn["before_after"] = _before_after(theirs), figure
     if len(study.stability):
         figure = plots.rank_stability(study.stability, f"Rank stability, {name}")
         drawn["rank_stability"] = "How often a cell is among the top 5", figure
     return drawn
+
+
+def _before_after(theirs: pd.DataFrame) -> str:
+    """The caption of that figure. theirs: of `published`."""
+    caption = "Every cell before and after one temperature"
+    if theirs["ece_published"].isna().all():
+        return caption
+    return (
+        f"{caption}; the crosses are published, from single runs, and their ECE is a mean over "
+        "mini-batches of 128, which lies above that of all test images: compare the accuracies"
+    )
 
 
 def _of_factors(study: Study) -> Figures:
@@ -48,7 +62,8 @@ def _of_factors(study: Study) -> Figures:
         drawn["class_frequency"] = "Accuracy by class frequency and student loss", figure
     if study.controls:
         drawn["learning_curves"] = (
-            "Learning curves of the students without KD: has training levelled off?",
+            "Learning curves of the students without KD, means over seeds in the band of their "
+            "range: has training levelled off?",
             plots.learning_curves(study.controls, "student_loss", "mixup", "students without KD"),
         )
     return drawn
@@ -96,7 +111,9 @@ def showcase(study: Study) -> dict[str, Row]:
 
 def _reliability(study: Study, row: Row) -> dict[str, ReliabilityBins]:
     stored, fitted = study.found[row["id"]], row["metrics"].get("temperature")
-    lines = {"as trained": 1.0} | ({f"T = {fitted['T']:.2f}": fitted["T"]} if fitted else {})
+    lines = {"as trained": 1.0}
+    if fitted:
+        lines[f"T = {fitted['T']:.2g}{', at its bound' * fitted['at_bound']}"] = fitted["T"]
     return {
         label: metrics.reliability_bins(
             metrics.softmax(stored["test_logits"], temperature), stored["test_labels"]

@@ -56,20 +56,59 @@ def rank_stability(
         images, np.full(images, 1 / images), draws
     )
     counts = np.vstack([np.ones(images), drawn])  # the first line: the images as they are
-    acc = np.empty((len(runs[0]), draws + 1, len(runs)))
-    ece = np.empty_like(acc)
-    for cell, ids in enumerate(runs):
-        for at, run in enumerate(ids):
-            hit, gaps = binned_gaps(found[run]["test_logits"], found[run]["test_labels"])
-            acc[at, :, cell] = counts @ hit / images
-            ece[at, :, cell] = np.abs(counts @ gaps).sum(axis=1) / images
+    acc, ece = _redrawn(runs, found, "test", [counts] * len(runs[0]))
     ranks = _ranks(acc.mean(axis=0)[1:], ece.mean(axis=0)[1:])
-    low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="closest_observation")
+    low, high = middle(ranks)
     alone = _ranks(acc[:, 0], ece[:, 0])
     return scored[["cell", "harmonic", "seeds"]].assign(
         top5_images=(ranks <= TOP).mean(axis=0), rank_low=low, rank_high=high,
         top5_seeds=(alone <= TOP).mean(axis=0),
     ).sort_values("top5_images", ascending=False, kind="stable")  # fmt: skip
+
+
+def choices(
+    cells: pd.DataFrame, found: Predictions, draws: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """(draws,) positions, among the cells with a score, of the cell that validation would choose.
+
+    Each draw is a bootstrap of the validation images of each seed inside each class, so that the
+    weights 1 / (C n_c) hold; the choice is that of the Harmonic score of the seeds' means. cells,
+    found: as in `rank_stability`.
+    """
+    runs = [ids.split("; ") for ids in cells.loc[cells["harmonic"].notna(), "runs"]]
+    weights = []
+    for at, run in enumerate(runs[0]):
+        labels = found[run]["val_labels"]
+        classes, counts = np.unique(labels, return_counts=True)
+        generator = seeding.numpy_generator(seed, "bootstrap", at)
+        drawn = np.zeros((draws, len(labels)))
+        for label, count in zip(classes, counts, strict=True):
+            equal = np.full(count, 1 / count)
+            drawn[:, labels == label] = generator.multinomial(count, equal, draws) / count
+        weights.append(drawn)
+    acc, ece = _redrawn(runs, found, "val", weights)
+    return _ranks(acc.mean(axis=0), ece.mean(axis=0)).argmin(axis=1)
+
+
+def middle(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the middle 95 % of ranks (draws, ...), observed ones."""
+    return tuple(np.quantile(ranks, [0.025, 0.975], axis=0, method="closest_observation"))
+
+
+def _redrawn(
+    runs: Sequence[Sequence[str]], found: Predictions, split: str, weights: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and ECE, (seeds, draws, cells), for each seed's weights (draws, images) of any
+    total; runs: the ids of each cell, seed by seed."""
+    totals = [part.sum(axis=1) for part in weights]  # divided by at the end: counts stay exact
+    acc = np.empty((len(runs[0]), len(weights[0]), len(runs)))
+    ece = np.empty_like(acc)
+    for cell, ids in enumerate(runs):
+        for at, run in enumerate(ids):
+            hit, gaps = binned_gaps(found[run][f"{split}_logits"], found[run][f"{split}_labels"])
+            acc[at, :, cell] = weights[at] @ hit / totals[at]
+            ece[at, :, cell] = np.abs(weights[at] @ gaps).sum(axis=1) / totals[at]
+    return acc, ece
 
 
 def _ranks(acc: np.ndarray, ece: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdlib.config import Params
 from kdlib.grid import NO_KD, student_runs, teacher_runs
+from kdlib.report.choice import best, certainty, objections
 from kdlib.report.controls import control_grids
 from kdlib.report.effects import interactions, summary
 from kdlib.report.images import Predictions, predictions, rank_stability
@@ -68,6 +69,20 @@ class Study:
         runs = self.cells.dropna(subset="harmonic")["runs"].str.split("; ").explode()
         whole = len(runs) and not self.unread(runs)
         return rank_stability(self.cells, self.found) if whole else pd.DataFrame()
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """The cell that validation chooses; empty where validation is too small to choose."""
+        if objections(self.students):
+            return pd.DataFrame()
+        return best(self.cells, {row["id"]: row for row in self.students})
+
+    @cached_property
+    def certainty(self) -> pd.DataFrame:
+        """How sure that choice and its rank are; empty where predictions are missing."""
+        if self.best.empty:
+            return pd.DataFrame()
+        return certainty(self.cells, self.best["cell"].iloc[0], self.stability, self.found)
 
     def unread(self, runs: Iterable[str]) -> list[str]:
         """Those of the runs whose predictions are not at hand."""

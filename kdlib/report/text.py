@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from kdlib.config import Params
+from kdlib.report.choice import ENOUGH, objections
 from kdlib.report.study import Study
 from kdlib.report.tables import cell_label
 from kdlib.store import Row
 
 VERDICT_SEEDS = 5
-CHOICE_IMAGES = 500  # of validation, for a choice to mean anything
 DIGITS = "Digits illustrates and tests; it decides no claim about CIFAR."
 # Column -> heading, scale, digits, whether the sign is always shown.
 NUMBERS = {
@@ -31,6 +31,8 @@ NUMBERS = {
     "val_acc": ("validation ACC %", 100, 2, False),
     "val_nll": ("validation NLL", 1, 3, False),
     "val_ece": ("validation ECE", 1, 4, False),
+    "val_harmonic": ("validation Harmonic", 1, 3, False),
+    "choice_same": ("% of choices the same", 100, 0, False),
     "top5_images": ("% in top 5, images redrawn", 100, 1, False),
     "top5_seeds": ("% of seeds in top 5", 100, 0, False),
     "accuracy": ("ACC %", 100, 2, False),
@@ -48,9 +50,9 @@ NUMBERS = {
     "ece_published": ("ECE published", 1, 4, False),
 }
 WORDS = {
-    "better": "better in both", "clear": "clearly so",
+    "at_bound": "fits at a bound", "better": "better in both", "clear": "clearly so",
     "kd_method": "KD", "teacher_loss": "teacher", "student_loss": "student",
-    "effect_seeds": "seeds of effect", "other_factor": "other factor",
+    "cells_ranked": "of", "effect_seeds": "seeds of effect", "other_factor": "other factor",
 }  # fmt: skip
 FACTORS = {
     "kd_method": "KD method", "teacher_loss": "teacher loss", "student_loss": "student loss",
@@ -71,7 +73,9 @@ def number(value: float, half: float, scale: float, digits: int, signed: bool) -
 
 
 def word(value: Any) -> str:
-    """A label or its value as readers know it: switches are on or off."""
+    """A label or its value as readers know it: switches are on or off, nothing stands for NaN."""
+    if pd.isna(value):
+        return ""
     return {"True": "on", "False": "off", **FACTORS}.get(str(value), str(value))
 
 
@@ -107,18 +111,33 @@ def seeds_note(seeds: int) -> str:
     return f"{seeds} seeds, mean ± half of the 95 % t interval{verdict}"
 
 
-def no_best(row: Row) -> str:
-    """Why no cell is called best."""
-    counts = row["data"]["val_counts"]
-    empty = [index for index, count in enumerate(counts) if not count]
-    reasons = [f"validation has {sum(counts)} images"] * (sum(counts) < CHOICE_IMAGES)
-    reasons += [f"none of class {', '.join(map(str, empty))}"] * bool(empty)
-    if not reasons:
-        return "No cell is called best: this report makes no choice by validation."
-    return (
-        f"No cell is called best: {' and '.join(reasons)}, and a choice takes "
-        f"{CHOICE_IMAGES} images with every class among them."
+def best(study: Study) -> str:
+    """The cell that validation chooses and how it does on test, or why none is called best."""
+    reasons = objections(study.students)
+    if reasons:
+        return (
+            f"No cell is called best: {' and '.join(reasons)}, and a choice takes {ENOUGH} images "
+            "with every class among them."
+        )
+    if study.best.empty:
+        return "No cell is called best: none with KD has all its seeds."
+    line, shown = study.best.iloc[0], readable(study.best).iloc[0]
+    text = (
+        f"Best by validation: {line['cell']} (Harmonic {shown['validation Harmonic']} there); on "
+        f"test ACC {shown['ACC %']} %, ECE {shown['ECE']}, Harmonic {shown['Harmonic']}, rank "
+        f"{line['rank']} of {line['cells_ranked']}"
     )
+    for sure in study.certainty.to_dict("records"):
+        ranks, chosen = (
+            f"{sure[f'{name}_low']:.0f} to {sure[f'{name}_high']:.0f}"
+            for name in ("rank", "choice")
+        )
+        text += (
+            f", {ranks} in 95 % of 1000 bootstraps of the test images; redrawn validation images "
+            f"choose the same cell in {100 * sure['choice_same']:.0f} % of 1000 bootstraps, and "
+            f"cells of the test ranks {chosen} in 95 %"
+        )
+    return f"{text}."
 
 
 def answer(study: Study) -> list[str]:
@@ -156,29 +175,36 @@ def _effects(study: Study, factor: str) -> str:
     return f"{FACTORS[factor]}{level} against {word(effects['versus'].iloc[0])}, {spans}"
 
 
-def _clearly(line: Any) -> str:
-    if pd.notna(line["clear"]):
-        return f" ({line['clear']} clearly)"
-    return " (no interval: an NLL is infinite)" * (line["seeds"] > 1)
-
-
 def _after(contests: pd.DataFrame) -> str:
     """How many cells, as trained, beat the plain student after each honest adjustment."""
     if contests.empty:
         return ""
     bound = contests["against plain with"].str.contains("bound")
     honest = contests[(contests["cells adjusted"] == "as trained") & ~bound]
-    texts = []
-    for group, part in honest.groupby("cells are", sort=False):
-        counts = [
-            f"{line['better']}" + _clearly(line) + " after "
-            f"{line['against plain with']} ({line['metrics']}"
-            + f", its fit at the bound in seeds: {line['at_bound']}" * (line["at_bound"] > 0)
-            + ")"
-            for line in part.to_dict("records")
-        ]
-        texts.append(f"of {part['cells'].iloc[0]} with {group}, {', '.join(counts)}")
-    return f"Cells that beat the plain student once it is adjusted: {'; '.join(texts)}"
+    texts = [
+        f"{adjustment} ({_judged(part)}): {' and '.join(map(_beaten, part.to_dict('records')))}"
+        for adjustment, part in honest.groupby("against plain with", sort=False)
+    ]
+    return f"Cells as trained that beat the plain student after {'; after '.join(texts)}"
+
+
+def _judged(part: pd.DataFrame) -> str:
+    """By which metrics, and what speaks against the adjustment's fit."""
+    line = part.iloc[0]
+    texts = [f"in {line['metrics']}"]
+    if line["at_bound"]:
+        seeds = line["seeds"]
+        texts.append(f"its fit ended at a bound in {line['at_bound']} of {seeds} seeds")
+    if line["seeds"] > 1 and part["clear"].isna().all():
+        texts.append("no interval, for an NLL is infinite")
+    return ", ".join(texts)
+
+
+def _beaten(line: Any) -> str:
+    group = {"KD": "with KD", "no KD": "without"}[line["cells are"]]
+    better = line["better"] or "none"
+    clearly = f" ({line['clear']} clearly)" * bool(line["better"] and pd.notna(line["clear"]))
+    return f"{better} of {line['cells']} {group}{clearly}"
 
 
 def _ends(effects: pd.DataFrame, column: str) -> str:
@@ -222,7 +248,7 @@ def terminal(study: Study) -> str:
     lines += [f"flagged: {', '.join(flags)}"] if counts else ["flagged: nothing"]
     if study.lacking:
         lines.append(f"missing: {len(study.lacking)} runs, {study.lacking[0]} the first of them")
-    lines += [no_best(study.students[0])]
+    lines += [best(study)]
     lines += [DIGITS] if study.params.data == "digits" else []
     return "\n".join(lines) + "\n"
 

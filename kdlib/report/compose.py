@@ -1,0 +1,120 @@
+"""One page of all studies: each study writes its own section of it, in any order, at any time.
+
+A study's report module makes HTML with `kdlib.report.html` and hands it in:
+
+    section = Section(out_dir, "04_self_distillation", params.setting)
+    section.tables({"cells": cells, "effects": effects})              # cells.csv, effects.csv
+    parts = [
+        html.items(answer(rows), "answer"),
+        html.table(cells, "Every cell; 5 seeds, mean ± half of the 95 % t interval"),
+        section.figure("effects", "Effects of the parts", plots.effects(effects, title)),
+        section.files(),
+    ]
+    page = section.write("Self-distillation on CIFAR-100", parts, summary="a few lines of text")
+
+The page is the only copy of a section: writing one replaces it and keeps the others.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+from matplotlib.figure import Figure
+
+from kdlib import plots
+from kdlib.report import html
+from kdlib.report.tables import csv
+from kdlib.store import write_atomic
+
+TITLE = "Knowledge distillation and calibration"
+REPORT = "report"  # the page's folder, and the stem of what belongs to no notebook
+SECTION = re.compile(r'<section id="([^"]*)">\n<h2>([^<]*)</h2>\n.*?\n</section>', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A notebook's part of the page, and the folder of its files.
+
+    out_dir: the profile's results; stem: the notebook's, as `04_self_distillation`; setting: of
+    its params, empty where there is only one.
+    """
+
+    out_dir: Path
+    stem: str
+    setting: str = ""
+
+    @property
+    def key(self) -> str:
+        """The folder under out_dir, and the section's anchor on the page."""
+        return "/".join(filter(None, [self.stem, self.setting]))
+
+    @property
+    def folder(self) -> Path:
+        """Where tables and figures/ lie."""
+        return Path(self.out_dir) / self.key
+
+    def tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Write each table that has lines as <name>.csv."""
+        for name, table in tables.items():
+            if len(table):
+                write_atomic(self.folder / f"{name}.csv", csv(table))
+
+    def figure(self, name: str, caption: str, figure: Figure) -> str:
+        """Write figures/<name>.png and .svg; the HTML that shows them with their caption."""
+        plots.save(figure, self.folder / "figures", name)
+        return html.figure(f"../{self.key}/figures/{name}.png", caption)
+
+    def files(self) -> str:
+        """Links to the tables that lie in the folder."""
+        names = sorted(path.name for path in self.folder.glob("*.csv"))
+        return html.links("Files", {name: f"../{self.key}/{name}" for name in names})
+
+    def write(self, title: str, parts: Iterable[str], summary: str = "") -> Path:
+        """Put the section on the page, after those of earlier stems; the page's path.
+
+        parts: HTML. summary: plain text for the terminal, joined with that of the other sections in
+        report/summary.txt. With one writer at a time no section is lost.
+        """
+        out_dir = Path(self.out_dir)
+        report = out_dir / REPORT
+        for folder in (report, self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        body = "\n".join(filter(None, parts))
+        own = f'<section id="{escape(self.key)}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
+        with FileLock(report / ".lock"):
+            if summary:
+                write_atomic(self.folder / "summary.txt", summary.encode())
+            sections = _sections(report / "index.html") | {escape(self.key): (escape(title), own)}
+            # A setting that is no longer there leaves the page, too.
+            kept = {key: part for key, part in sections.items() if (out_dir / key).is_dir()}
+            write_atomic(report / "index.html", _page(out_dir, kept).encode())
+            write_atomic(report / "summary.txt", _summaries(out_dir).encode())
+        return report / "index.html"
+
+
+def _sections(page: Path) -> dict[str, tuple[str, str]]:
+    """What stands on a page: key -> title and whole section, both as HTML."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return {found[1]: (found[2], found[0]) for found in SECTION.finditer(text)}
+
+
+def _page(out_dir: Path, sections: Mapping[str, tuple[str, str]]) -> str:
+    ordered = sorted(sections.items())
+    entries = (f'<li><a href="#{key}">{title}</a></li>\n' for key, (title, _) in ordered)
+    contents = f"<nav><ul>\n{''.join(entries)}</ul></nav>"
+    notebooks = out_dir / ".batch" / "notebooks"
+    executed = {
+        path.relative_to(notebooks).as_posix(): f"../{path.relative_to(out_dir).as_posix()}"
+        for path in sorted(notebooks.rglob("*.ipynb"))
+    }
+    shown = [whole for _, (_, whole) in ordered]
+    return html.document(TITLE, [contents, *shown, html.links("Executed notebooks", executed)])
+
+
+def _summaries(out_dir: Path) -> str:
+    paths = sorted(out_dir.glob("[0-9]*/**/summary.txt"))
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
