@@ -63,11 +63,15 @@ def uniform_subsets(
     source = pools.device if generator is None else generator.device
     uniform = torch.rand(top.shape, dtype=torch.float64, device=source, generator=generator)
     draw = uniform.to(pools.device, non_blocking=True).mul_(top + 1).long()
-    first = torch.full((len(pools), limit), count, device=pools.device)
-    first.scatter_reduce_(1, draw, step.expand_as(draw), "amin")
+    # Steps as int32: this is the largest table, and half of it fits into twice the cache.
+    first = torch.full((len(pools), limit), count, dtype=torch.int32, device=pools.device)
+    first.scatter_reduce_(1, draw, step.int().expand_as(draw), "amin")
     # A link is the step to ask next, `count` stands for "taken", the step itself for "free".
     link = torch.where(draw >= low, draw - low, step)
     link = F.pad(link.masked_fill_(first.gather(1, draw) < step, count), (0, 1), value=count)
     for _ in range(count.bit_length()):
-        link = link.gather(1, link)
+        before, link = link, link.gather(1, link)
+        # Links are short: about log(count), so a third of the rounds. A GPU would have to wait.
+        if link.device.type == "cpu" and torch.equal(link, before):
+            break
     return torch.where(link[:, :count] == count, top, draw)

@@ -1,0 +1,94 @@
+"""Cached against live logits of one and of five frozen teachers: `python -m benchmarks.cached`.
+
+Fashion-MNIST without augmentation, the small CNN student, batch 128, fp32. "plain" is the loop of
+`benchmarks.plain`. Making the cache is no part of a step: it stands beside, in live epochs; both
+grow with the data, so a tenth of the images is enough here.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import common, plain
+from kdlib import data, losses, train, tune
+from kdlib.config import Augment, Positive, Run
+from kdlib.objectives import Context, term
+from kdlib.types import Forward
+
+TEACHERS = (
+    "teacher_cnn1", "teacher_cnn2", "teacher_resnet", "teacher_vgg", "teacher_densenet",
+)  # fmt: skip
+
+
+@term("benchmark_mean_kd", weight=0.9, teachers=None, logits_only=True)
+def mean_kd(context: Context, temperature: Positive = 4.0) -> Callable:
+    """KD from the mean of the teachers' tempered probabilities."""
+
+    def loss(forward: Forward) -> torch.Tensor:
+        probs = [(view.logits / temperature).softmax(1) for view in forward.teachers]
+        return losses.kd_probs(forward.student.logits, torch.stack(probs).mean(0), temperature)
+
+    return loss
+
+
+def taught(data_name: str, student: str, teachers: tuple[str, ...]) -> Run:
+    """A student of these teachers, whose images never change."""
+    (run,) = common.students(
+        data=data_name, val_fraction=0.0, kd_methods="kd", student_model=student, batch_size=128,
+        augment=Augment(),
+    )  # fmt: skip
+    (teacher,) = run.teachers
+    several = tuple(teacher.model_copy(update={"model": name}) for name in teachers)
+    objective = {
+        "label": {"weight": 0.1, "loss": "ce"},
+        "benchmark_mean_kd": {"weight": 0.9, "temperature": 4.0},
+    }
+    return run.model_copy(update={"teachers": several, "objective": objective})
+
+
+def row(run: Run, record: data.ImageSet, selection: data.Selection, options: Any) -> dict[str, Any]:
+    """Times and ratios with the teachers of a run."""
+    shared, clock = common.networks([run], record), common.CLOCKS[options.clock]
+    started = clock()
+    cohort = train.Cohort([run], record, selection, shared, options.device)
+    making = clock() - started
+    (student,) = cohort.students
+    if not student.cached:
+        raise ValueError(f"{run.id} has no cached teachers")
+
+    def ours(cached: bool) -> float:
+        student.cached = cached
+        return tune.step_seconds(cohort, options.steps, common.watch(options))
+
+    seconds = common.interleaved(
+        {
+            "plain": lambda: plain.step([run], record, shared, options),
+            "live": lambda: ours(False),
+            "cached": lambda: ours(True),
+        },
+        options.repeats,
+    )
+    live_epoch = statistics.median(seconds["live"]) * cohort.stream.steps
+    return {
+        "teachers": len(run.teachers),
+        **{f"{name} (ms)": 1000 * statistics.median(times) for name, times in seconds.items()},
+        "plain / cached": common.ratio(seconds["plain"], seconds["cached"]),
+        "live / cached": common.ratio(seconds["live"], seconds["cached"]),
+        "plain / live": common.ratio(seconds["plain"], seconds["live"]),
+        "making the cache (live epochs)": making / live_epoch,
+    }
+
+
+def main() -> None:
+    """One teacher, five teachers."""
+    options = common.parsed(common.parser(__doc__, repeats=3))
+    record = data.load("fashion_mnist", options.data_dir)
+    selection = data.select(record, None, 0.9)
+    runs = [taught("fashion_mnist", "student", TEACHERS[:count]) for count in (1, 5)]
+    common.save("cached", [row(run, record, selection, options) for run in runs], options)
+
+
+if __name__ == "__main__":
+    main()

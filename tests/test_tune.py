@@ -1,0 +1,85 @@
+"""`tune` times the alternatives, prints lines, and changes nothing."""
+
+import re
+
+import pytest
+
+from kdlib import data, tune
+from kdlib.config import Execution, Params, load_params
+from kdlib.grid import student_runs
+
+
+def case(steps=1, **changes):
+    record = data.load("digits")
+    execution = Execution(device="cpu", **changes)
+    params = Params(
+        kd_methods=["kd"], student_losses=["ce", "als", "cp", "bs"], teacher_losses=["ce"],
+        mixup=[False], batch_size=32, teacher_model="resnet8_half",
+    )  # fmt: skip
+    runs = student_runs(params)
+    return tune.Case(runs, record, data.select(record), "cpu", execution, steps)
+
+
+def test_alternatives_are_what_differs_from_the_file():
+    found = case(threads=2, cohort_size=1).alternatives()
+    assert found["as it is"] == {}
+    assert found["precision: bf16"] == {"precision": "bf16"}
+    assert found["compile: true"] == {"compile": True}
+    assert "cohort_size: 4" in found
+    assert not {"cohort_size: 1", "cohort_size: 8", "precision: fp32"} & set(found)
+    assert "compile: false" in case(compile=True).alternatives()
+
+
+@pytest.mark.parametrize("keys", [{}, {"precision": "bf16"}, {"cohort_size": 1}])
+def test_a_case_is_timed_with_the_keys_it_is_given(keys):
+    assert 0 < case().measure(keys) < 60
+
+
+def test_timing_goes_on_into_the_next_epoch_and_never_into_a_probed_one():
+    one = case(steps=40)
+    cohort = tune.Cohort(one.runs[:1], one.record, one.selection, one.teachers(), "cpu")
+    steps, step = [], cohort.step
+    cohort.step = lambda batch: steps.append(batch.clock) or step(batch)
+    assert tune.step_seconds(cohort, 40, tune.Stopwatch("cpu")) > 0
+    assert len(steps) == 40 + tune.WARM + 1 > cohort.stream.steps
+    assert {clock.epoch for clock in steps} == {1}
+    assert cohort.students[0].shares == []
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    one = case()
+    recipe = one.runs[0].recipe.model_copy(update={"batch_size": 5000})
+    one.runs = [run.model_copy(update={"recipe": recipe}) for run in one.runs]
+    with pytest.raises(ValueError, match="batch_size 5000 exceeds"):
+        one.measure({})
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work():
+    assert 0 < case().measure({"jobs": 2, "threads": 1}) < 60
+
+
+def test_the_lines_that_can_be_pasted_are_yaml_of_known_keys(monkeypatch, tmp_path):
+    one = case()
+    gains = {"compile": 2.0, "cohort_size": 1.5, "precision": 3.0, "jobs": 4.0}
+    one.measure = lambda keys: 1.0 / max([1.0, *(gains.get(key, 1.0) for key in keys)])
+    monkeypatch.setattr(tune, "cases", lambda profile, steps: [one])
+    lines = list(tune.tune("any"))
+    assert lines[0].startswith("# resnet8_half -> resnet8_half, digits, batch 32, cpu")
+    pasted = [line for line in lines if not line.startswith("#")]
+    assert [re.split(r"\s+#", line)[0] for line in pasted] == [
+        "compile: true",
+        "cohort_size: 1",
+    ]
+    (tmp_path / "02_students.yaml").write_text("\n".join(lines))
+    read = load_params(tmp_path / "02_students.yaml")
+    assert (read.compile, read.cohort_size) == (True, 1)
+
+
+def test_a_profile_has_a_case_for_each_pair_of_networks(monkeypatch):
+    found = tune.cases("digits", steps=1)
+    titles = [one.title for one in found]
+    assert len(set(titles)) == len(titles)
+    assert any("->" in title for title in titles)
+    with pytest.raises(LookupError, match="unknown profile 'digit'"):
+        tune.cases("digit", steps=1)
