@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 ## Train and analyse a profile; what is done is not done again.
 ##
-##   ./run_all.sh [PROFILE] [--dry-run] [--jobs N] [--out DIR] [--trust-data] [--set KEY=VALUE]...
+##   ./run_all.sh [PROFILE] [--dry-run] [--jobs N] [--out DIR] [--workflow-profile NAME]
+##                [--trust-data] [--set KEY=VALUE]...
 ##
 ##   PROFILE        a folder of params/ (default: digits, minutes on a laptop)
-##   --dry-run      print the jobs and what is left of them, start nothing
+##   --dry-run      print the jobs, what is left of them and the time and memory it will take
+##                  (a few real steps of each kind of run are measured); start nothing
 ##   --jobs N       notebooks at once (default: the cores; on a GPU one)
 ##   --out DIR      results folder (default: results/PROFILE)
+##   --workflow-profile NAME
+##                  where the jobs run: local, slurm (docs/cluster.md) or a folder of your own
 ##   --trust-data   accept a data set whose fingerprint is not the recorded one
 ##   --set K=V      another value of a key of the params files, e.g. --set epochs=2
 ##
@@ -16,5 +20,7 @@ set -euo pipefail
 case " $* " in *" -h "* | *" --help "*) sed -n 's/^## \{0,1\}//p' "$0" && exit ;; esac
 cd "$(dirname "$0")"
 . scripts/setup.sh
+kdlib_root=$PWD
 cd "$OLDPWD" # where a relative DIR is meant
-exec "$KDLIB_PYTHON" -m kdlib run "$@"
+# By path: `-m kdlib` imports torch, seconds, before it can say that another start is at work.
+exec "$KDLIB_PYTHON" -P "$kdlib_root/kdlib/__main__.py" run "$@"

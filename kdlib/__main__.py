@@ -1,18 +1,18 @@
-"""The command line: run a profile, verify or re-evaluate its results."""
+"""The command line: run a profile; verify, compare or re-evaluate its results.
+
+run_all.sh starts it by its path, so that what imports torch waits until the lock is taken.
+"""
 
 import argparse
+import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
-from kdlib import _compat, batch, grid
-from kdlib.config import Params
-from kdlib.pipeline import Lab
-from kdlib.plan import Plan, plan, profiles
-from kdlib.store import Store
-from kdlib.verify import verify
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = runpy.run_path(str(ROOT / "kdlib" / "lock.py"))  # not imported: that would be `kdlib` first
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,16 +41,42 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
         help="another value of a key of the params files, in YAML; may be repeated",
     )  # fmt: skip
+    run.add_argument(
+        "--workflow-profile", default="local", metavar="NAME",
+        help="where the jobs run: a folder of workflow/profiles (local, slurm) or one of your own",
+    )  # fmt: skip
     run.set_defaults(do=_run)
 
     check = commands.add_parser("verify", help="recompute every number of a results folder")
     check.add_argument("results", help="e.g. results/digits")
     check.set_defaults(do=_verify)
 
+    two = commands.add_parser("compare", help="say which rows of two results folders differ")
+    two.add_argument("results", nargs=2, help="e.g. results/digits5 and the --out of another run")
+    two.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X",
+        help="the largest difference of two numbers that counts as none (default: exact)",
+    )  # fmt: skip
+    two.set_defaults(do=_compare)
+
     again = commands.add_parser("evaluate", help="measure stored checkpoints again, then redraw")
     again.add_argument("profile", nargs="?", default="digits")
     again.add_argument("--out", help="results folder (default: results/PROFILE)")
     again.set_defaults(do=_evaluate)
+
+    times = commands.add_parser("tune", help="time other keys for a profile, print what to paste")
+    times.add_argument("profile", nargs="?", default="digits")
+    times.add_argument("--steps", type=int, default=5, help="steps of each measurement")
+    times.add_argument("--repeats", type=int, default=3, help="measurements, interleaved")
+    times.set_defaults(do=_tune)
+
+    tiny = commands.add_parser(
+        "tiny-imagenet", help="make the npz of Tiny ImageNet's unpacked archive"
+    )
+    tiny.add_argument("folder", help="the unpacked archive, with train/ and val/")
+    tiny.add_argument("--data-dir", help="where the npz goes (default: $KDLIB_DATA, else ./data)")
+    tiny.add_argument("--image-size", type=int, default=64)
+    tiny.set_defaults(do=_tiny_imagenet)
 
     doctor = commands.add_parser("doctor", help="say whether torch and torchvision fit")
     doctor.set_defaults(do=_doctor)
@@ -65,49 +91,105 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return batch.run(
-        options.profile,
-        out_dir=options.out,
-        jobs=options.jobs,
-        dry_run=options.dry_run,
-        changes=dict(options.set) | ({"trust_data": True} if options.trust_data else {}),
-    )
+    held = _lock(options)
+    if held is None:
+        return LOCK["BUSY"]
+    with held:
+        from kdlib import batch
+
+        return batch.run(
+            options.profile,
+            out_dir=options.out,
+            jobs=options.jobs,
+            dry_run=options.dry_run,
+            changes=dict(options.set) | ({"trust_data": True} if options.trust_data else {}),
+            workflow_profile=options.workflow_profile,
+            held=held,
+        )
+
+
+def _lock(options: argparse.Namespace) -> IO[str] | None:
+    """The lock of the run's results folder."""
+    known = sorted(path.name for path in (ROOT / "params").iterdir() if path.is_dir())
+    if not options.out and options.profile not in known:  # or a folder would be made for a typo
+        from kdlib.registry import suggest
+
+        hint = suggest(options.profile, known)
+        raise LookupError(f"unknown profile {options.profile!r}, {hint}")
+    out_dir = Path(options.out).resolve() if options.out else ROOT / "results" / options.profile
+    return LOCK["take"](out_dir)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from kdlib import report  # pandas and seaborn: a second that the other commands save
+    from kdlib import report
+    from kdlib.plan import plan, profiles
+    from kdlib.store import Store
+    from kdlib.verify import verify
 
     findings, results = verify(options.results), Path(options.results)
-    if results.resolve().name in profiles() and (results / grid.STUDY).is_dir():
+    if results.resolve().name in profiles():
         rows = Store(results).rows()
-        for params in _settings(plan(results.resolve().name, results)):
-            tables = report.differing_tables(rows, params, results)
+        for stem, params in _concluded(plan(results.resolve().name, results)):
+            tables = report.differing_tables(stem, rows, params, results)
             findings.wrong += [f"{table} is not what the rows give" for table in tables]
-    print(*findings.wrong, findings.summary(), sep="\n")
+    print(*findings.wrong, *findings.mixed, findings.summary(), sep="\n")
     return 1 if findings.wrong else 0
 
 
-def _settings(whole: Plan) -> list[Params]:
-    """The params of each grid of a profile, from the last of its files."""
-    return list({params.setting: params for params, _ in whole.parts}.values())
+def _compare(options: argparse.Namespace) -> int:
+    from kdlib.compare import compare
+
+    found = compare(*options.results, tolerance=options.tolerance)
+    print(*found.lines(), sep="\n")
+    return 0 if found.equal else 1
+
+
+def _concluded(whole: Any) -> list[tuple[str, Any]]:
+    """The parts of a profile that write a section of its report, where one was written."""
+    from kdlib import report
+
+    return [
+        (stem, params)
+        for stem, params, _ in whole.parts
+        if stem in report.SECTIONS and (whole.out_dir / stem / params.setting).is_dir()
+    ]
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from kdlib import report
+    from kdlib.pipeline import Lab
+    from kdlib.plan import plan
 
     whole = plan(options.profile, options.out)
     measured, rows = 0, []
-    for params, runs in whole.parts:
+    for _, params, runs in whole.parts:
         lab = Lab.of(params, whole.out_dir)
         measured += sum(lab.evaluate(run) is not None for run in runs)
         rows += [row for run in runs if (row := lab.stored(run)) is not None]
     print(f"{measured} of {len(whole.runs)} runs measured again, the others have no checkpoint")
-    for params in _settings(whole):
-        print(report.write(rows, params, whole.out_dir))
+    for stem, params in _concluded(whole):
+        print(report.of(stem).write(rows, params, whole.out_dir))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from kdlib.tune import tune
+
+    for line in tune(options.profile, options.steps, options.repeats):
+        print(line, flush=True)
+    return 0
+
+
+def _tiny_imagenet(options: argparse.Namespace) -> int:
+    from kdlib.data.tiny_imagenet import convert_tiny_imagenet
+
+    print(convert_tiny_imagenet(options.folder, options.data_dir, options.image_size))
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from kdlib import _compat
+
     print(_compat.torchvision_line())
     return 0
 

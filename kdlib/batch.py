@@ -5,9 +5,9 @@ finished job), notebooks/ (as executed), logs/ and snakemake.log. A start after 
 an edit does what is left to do.
 """
 
-import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,12 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from kdlib import estimate, lock, runnb
 from kdlib.config import fingerprint
-from kdlib.pipeline import Lab, resolve_device
-from kdlib.plan import ROOT, Job, Plan, plan
-from kdlib.store import DamagedError, Store, write_atomic
+from kdlib.pipeline import resolve_device
+from kdlib.plan import ROOT, Job, plan
+from kdlib.registry import suggest
+from kdlib.store import write_atomic
+from kdlib.survey import Survey, closing_words, survey
 
-FAILED, BUSY, INTERRUPTED = 1, 75, 130  # 75: EX_TEMPFAIL of sysexits.h; 130: as after Ctrl-C
+FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
+FULL = 2**20  # bytes: a disk with less is full
+PROFILES = ROOT / "workflow" / "profiles"
 
 
 def run(
@@ -31,67 +36,84 @@ def run(
     jobs: int | None = None,
     dry_run: bool = False,
     changes: Mapping[str, Any] | None = None,
+    workflow_profile: str = "local",
+    held: IO[str] | None = None,
 ) -> int:
     """Do what is left of a profile; the exit code is 0, 1 (some job failed), 75 (busy) or 130.
 
     out_dir: default results/<profile>. jobs: notebooks at once, default the cores, on a GPU one.
-    dry_run: print what would be done. changes: other values of keys of the params files.
+    dry_run: print what would be done, with an estimate of time and memory. changes: other values of
+    keys of the params files. workflow_profile: where jobs run, a folder of workflow/profiles or one
+    of your own. held: the lock of out_dir, where the caller has taken it (`kdlib.lock.take`).
     LookupError for an unknown profile, ValueError for wrong params.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    whole = plan(profile, out_dir, **changes or {})
-    if jobs is None and any(resolve_device(one.device) == "cuda" for one, _ in whole.parts):
-        jobs = 1  # a GPU has one memory for all
-    return execute(
-        whole.jobs, whole.out_dir, lambda: _stored(whole, dry_run), cores=jobs, dry_run=dry_run
-    )
+    whole, settings = plan(profile, out_dir, **changes or {}), workflow_folder(workflow_profile)
+    remote = settings != PROFILES / "local"
+    if not remote and jobs is None:
+        if any(resolve_device(params.device) == "cuda" for _, params, _ in whole.parts):
+            jobs = 1  # a GPU has one memory for all
+    seen = Survey({}, {})
+
+    def look() -> Collection[str]:
+        nonlocal seen
+        seen = survey(whole, dry_run=dry_run, check_on="cpu" if remote else None)
+        return seen.stored
+
+    def foresee(left: Collection[str]) -> str:
+        return estimate.table(whole, left, seen.stored, jobs or os.cpu_count())
+
+    code = execute(
+        whole.jobs, whole.out_dir, look, cores=jobs, settings=settings, held=held,
+        foresee=foresee if dry_run else None,
+    )  # fmt: skip
+    if not dry_run:
+        for line in closing_words(whole, seen.lost):
+            print(line, file=sys.stderr)
+    return code
 
 
-def _stored(whole: Plan, dry_run: bool) -> set[str]:
-    """The ids of the runs whose rows verify, a damaged row is named; all others are checked."""
-    store, found = Store(whole.out_dir), set()
-    for one in whole.runs:
-        try:
-            if store.row(one) is not None:
-                found.add(one.id)
-        except DamagedError as error:
-            print(f"{error}; the run is done again", file=sys.stderr)
-    try:
-        for params, runs in whole.parts:
-            Lab.of(params, whole.out_dir).check([one for one in runs if one.id not in found])
-    except OSError as error:  # the data are not here: enough for a plan, not for training
-        if not dry_run:
-            raise
-        print(f"{error}; what depends on the data is not checked", file=sys.stderr)
-    return found
+def workflow_folder(name: str) -> Path:
+    """The folder of a Snakemake profile: one of workflow/profiles, or a path of your own.
+
+    LookupError where it has no config.yaml."""
+    known = {path.parent.name: path.parent for path in PROFILES.glob("*/config.yaml")}
+    folder = known.get(name, Path(name).resolve())
+    if not (folder / "config.yaml").is_file():
+        hint = suggest(name, known)
+        raise LookupError(f"unknown workflow profile {name!r} (no config.yaml), {hint}")
+    return folder
 
 
 def execute(
     jobs: Sequence[Job],
     out_dir: Path,
-    survey: Callable[[], Collection[str]],
+    look: Callable[[], Collection[str]],
     *,
     cores: int | None = None,
-    dry_run: bool = False,
+    settings: Path = PROFILES / "local",
     notebooks: Path = ROOT / "notebooks",
+    held: IO[str] | None = None,
+    foresee: Callable[[Collection[str]], str] | None = None,
 ) -> int:
-    """The same for any jobs. survey: tells the ids of the runs that are stored already."""
-    home = out_dir / ".batch"
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / "lock", "w") as lock:
-        if not _locked(lock):
-            print(f"another batch is at work in {out_dir}", file=sys.stderr)
-            return BUSY
-        stored = survey()
+    """The same for any jobs. look: tells the ids of the runs that are stored already. foresee: what
+    it says about the names of the jobs that are left is printed, and nothing is started."""
+    lock_file = held or lock.take(out_dir)
+    if lock_file is None:
+        return lock.BUSY
+    with lock_file:
+        home = out_dir / ".batch"
+        stored = look()
         _write_plan(jobs, home, notebooks, stored)
         progress = Progress(jobs, _pending(home), stored)
-        if dry_run:
+        if foresee:
             print(*map(progress.state, jobs), sep="\n")
         print(f"{_count(len(jobs), 'job')}, to do: {progress.rest()}", flush=True)
-        if dry_run:
+        if foresee:
+            print(foresee(progress.left), end="")
             return 0
-        code = _work(home, cores, lock, progress) if progress.left else 0
+        code = _work(home, settings, cores, lock_file, progress) if progress.left else 0
     report = out_dir / "report"
     for path in (report / "summary.txt", report / "index.html"):
         if code == 0 and path.exists():
@@ -99,40 +121,35 @@ def execute(
     return code
 
 
-def _locked(lock: IO[str]) -> bool:
-    """Take the lock; a killed batch may hold it until its memory is freed, so wait a moment."""
-    for _ in range(10):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.05)
-    return False
-
-
 def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collection[str]) -> None:
-    """Write plan.json, and take the marker from jobs some of whose runs are not stored (any more).
+    """Write plan.json, and bring the markers in line with what is stored: a job some of whose runs
+    are not stored (any more) has none, a job all of whose runs are (a fresh clone) needs no kernel
+    to find that out.
 
     Rows are guarded by the versions of what made them. Tables and figures are not, and are cheap:
     the key of a job without runs holds the library's source.
     """
     source = fingerprint([path.read_text() for path in sorted((ROOT / "kdlib").rglob("*.py"))])
-    entries = []
+    rows, entries = runnb.row_files(home), []
     for job in jobs:
         key = fingerprint([job.params, job.runs or source])[:16]
         notebook = str(notebooks / f"{job.notebook}.ipynb")
-        threads = (job.params.get("extra", {}) | job.params).get("threads", 1)
-        entries.append(asdict(job) | {"notebook": notebook, "key": key, "threads": threads})
+        params = job.params.get("extra", {}) | job.params
+        needed = {"threads": params.get("threads", 1), "gpu": int(params.get("device") == "cuda")}
+        entries.append(asdict(job) | {"notebook": notebook, "key": key} | needed)
+        marker = home / "done" / f"{job.name}.json"
         if not set(job.runs) <= set(stored):
-            (home / "done" / f"{job.name}.json").unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
+        elif job.runs and not marker.exists():
+            runnb.mark(home, entries[-1], rows, runnb.sha256(Path(notebook)))
     write_atomic(home / "plan.json", json.dumps(entries, indent=1).encode())
 
 
-def _snakemake(home: Path, *arguments: str) -> dict[str, Any]:
+def _snakemake(home: Path, settings: Path, *arguments: str) -> dict[str, Any]:
     """Snakemake's command and environment, in which kdlib can be imported, for `subprocess`."""
-    workflow = ROOT / "workflow"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow / "Snakefile")]
-    command += ["--profile", str(workflow / "profiles" / "local"), "--directory", str(home)]
+    snakefile = ROOT / "workflow" / "Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
+    command += ["--profile", str(settings), "--directory", str(home)]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     data = str(Path(os.environ.get("KDLIB_DATA") or "data").resolve())  # notebooks run elsewhere
     environment = os.environ | {"PYTHONPATH": paths, "KDLIB_DATA": data}
@@ -141,7 +158,7 @@ def _snakemake(home: Path, *arguments: str) -> dict[str, Any]:
 
 def _pending(home: Path) -> set[str]:
     """The names of the jobs that are not up to date, by Snakemake's own judgement."""
-    summary = _snakemake(home, "--cores", "1", "--summary")
+    summary = _snakemake(home, PROFILES / "local", "--cores", "1", "--summary")
     answer = subprocess.run(**summary, capture_output=True, text=True)
     if answer.returncode:
         raise OSError(f"Snakemake could not read {home / 'plan.json'}:\n{answer.stderr}")
@@ -150,7 +167,9 @@ def _pending(home: Path) -> set[str]:
     return {marker.removeprefix("done/").removesuffix(".json") for marker in markers}
 
 
-def _work(home: Path, cores: int | None, lock: IO[str], progress: "Progress") -> int:
+def _work(
+    home: Path, settings: Path, cores: int | None, held: IO[str], progress: "Progress"
+) -> int:
     """Let Snakemake do the pending jobs and print what they tell; the exit code.
 
     Snakemake inherits the lock: it is held until both are gone, and by nobody once they are,
@@ -159,8 +178,11 @@ def _work(home: Path, cores: int | None, lock: IO[str], progress: "Progress") ->
     events, seen = home / "events.jsonl", 0
     events.write_text("")
     with open(home / "snakemake.log", "w", encoding="utf-8") as log:
-        command = _snakemake(home, "--cores", str(cores or "all"))
-        child = subprocess.Popen(**command, stdout=log, stderr=log, pass_fds=[lock.fileno()])
+        limit = ("--cores", str(cores or "all"))
+        if settings != PROFILES / "local":
+            limit = ("--jobs", str(cores)) if cores else ()  # else as its profile says
+        command = _snakemake(home, settings, *limit)
+        child = subprocess.Popen(**command, stdout=log, stderr=log, pass_fds=[held.fileno()])
     try:
         ended = False
         while not ended:
@@ -184,10 +206,6 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
 class Progress:
     """What is done, what is left and what went wrong, in words."""
 
@@ -209,7 +227,7 @@ class Progress:
         parts = [_count(len(self.left), "job")] + [_count(runs, "run")] * bool(runs)
         if runs and self.runs_done:
             pace = (time.monotonic() - self.since) / self.runs_done
-            parts.append(f"about {_duration(pace * runs)}")
+            parts.append(f"about {estimate.duration(pace * runs)}")
         return ", ".join(parts) if self.left else "nothing"
 
     def line(self, event: dict[str, Any]) -> str:
@@ -220,7 +238,7 @@ class Progress:
             return f"{self._position()} {self._title(name)} ..."
         self.left.pop(name, None)
         self.started.pop(name, None)
-        took = _duration(event["seconds"])
+        took = estimate.duration(event["seconds"])
         if event["event"] == "failed":
             self.errors[name] = event["error"]
             return f"{self._position()} {name}  FAILED after {took}"
@@ -237,6 +255,8 @@ class Progress:
             lines += [f"  {name}: {error}", f"    {home / 'notebooks' / name}.ipynb"]
         waiting = [name for name in self.left if name not in failed]
         lines += [f"  {name}: not started, it needs a failed one" for name in waiting]
+        if shutil.disk_usage(home).free < FULL:
+            lines.append(f"  no space is left on the disk of {home.parent}")
         return "\n".join(lines)
 
     def _title(self, name: str) -> str:

@@ -21,6 +21,34 @@ def tell(job: str, event: str, **facts: Any) -> None:
         file.write(json.dumps({"job": job, "event": event, **facts}) + "\n")
 
 
+def row_files(home: Path) -> dict[str, Path]:
+    """Run id -> its row's file, of all that lie in the results folder of `home`."""
+    return {path.stem: path for path in home.absolute().parent.rglob("rows/*.json")}
+
+
+def mark(home: Path, job: dict[str, Any], rows: dict[str, Path], notebook: str) -> None:
+    """Leave the marker of a finished job in `home`/done; `notebook` is the sha256 of what was run.
+
+    It is a function of what was run and of the rows that came of it: a repetition with the same
+    outcome does not make the jobs that need this one run again, another outcome does.
+    """
+    marker = {
+        "name": job["name"],
+        "key": job["key"],
+        "runs": {run: sha256(rows[run]) if run in rows else None for run in job["runs"]},
+        "notebook": notebook,
+    }
+    partial = home / "done" / f"{job['name']}.partial"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, partial.with_suffix(".json"))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int) -> None:
     """Execute `notebook` with `params`; `executed` is saved cell by cell, errors and all.
 
@@ -56,24 +84,23 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
                     config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
                 )
             return
-        except RuntimeError as error:  # the kernel never answered: worth one more try
-            if attempt == 2 or isinstance(error, DeadKernelError):
+        except RuntimeError as error:  # the kernel never answered, or died: worth one more try
+            if attempt == 2 and isinstance(error, DeadKernelError):
+                raise DeadKernelError("the kernel died twice (out of memory?)") from error
+            if attempt == 2:
                 raise
+            print(f"the kernel died, starting it once more: {error}", file=sys.stderr)
 
 
 def main(name: str) -> int:
-    """Run the job of plan.json that has this name; 1 and one block on stderr when it fails.
-
-    The marker it leaves is a function of what was run: a repetition with the same outcome does not
-    make the jobs that need this one run again.
-    """
+    """Run the job of plan.json that has this name; 1 and one block on stderr when it fails."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     jobs = json.loads(Path("plan.json").read_text(encoding="utf-8"))
     job = next(job for job in jobs if job["name"] == name)
     executed, started = Path("notebooks", f"{name}.ipynb"), time.monotonic()
     tell(name, "start")
+    notebook = sha256(Path(job["notebook"]))
     try:
-        sha256 = hashlib.sha256(Path(job["notebook"]).read_bytes()).hexdigest()
         execute(job["notebook"], executed, job["params"], job["threads"])
     except Exception as error:  # papermill keeps the cell's own error in ename and evalue
         message = " ".join(str(getattr(error, "evalue", error)).split())[:400]
@@ -81,10 +108,7 @@ def main(name: str) -> int:
         print(f"{name} failed\n  {executed.absolute()}\n  {line}", file=sys.stderr)
         tell(name, "failed", seconds=time.monotonic() - started, error=line)
         return 1
-    marker = {"name": name, "key": job["key"], "runs": job["runs"], "notebook": sha256}
-    partial = Path("done", f"{name}.partial")
-    partial.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, partial.with_suffix(".json"))
+    mark(Path(), job, row_files(Path()), notebook)
     tell(name, "done", seconds=time.monotonic() - started)
     return 0
 

@@ -1,6 +1,8 @@
 """Check a profile's results against themselves: every row, every metric that can be recomputed."""
 
 import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ TOLERANCE = 1e-9
 REQUIRED = {
     "id": (),
     "labels": (),
+    "evaluation": (),
     "metrics": ("test",),
     "versions": ("row format", "training core"),
     "run": ("data", "seed", "model", "objective", "recipe", "augment", "precision"),
@@ -19,15 +22,22 @@ REQUIRED = {
     "provenance": ("commit", "dirty", "device", "threads", "versions"),
     "files": ("checkpoints", "predictions"),
 }
+# What a run says that has no part in which images it sees.
+NOT_DATA = {
+    "model", "given", "objective", "mixup_alpha", "augment", "recipe", "precision", "compile",
+    "teachers", "targets",
+}  # fmt: skip
 
 
 @dataclass
 class Findings:
-    """What was checked: rows read, rows recomputed from predictions, everything that is wrong."""
+    """What was checked: rows read, rows recomputed from predictions, everything that is wrong, and
+    what rows of one folder do not have in common (`mixtures`)."""
 
     rows: int = 0
     recomputed: int = 0
     wrong: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """One line for people."""
@@ -46,16 +56,45 @@ def verify(results: str | Path) -> Findings:
     paths = sorted(Path(results).rglob("rows/*.json"))
     if not paths:
         raise FileNotFoundError(f"no rows under {results}")
-    findings = Findings(rows=len(paths))
+    findings, whole = Findings(rows=len(paths)), []
     for path in paths:
         try:
-            _verify_row(path, read_row(path), findings)
+            row = read_row(path)
+            if _verify_row(path, row, findings):
+                whole.append(row)
         except DamagedError as error:
             findings.wrong.append(str(error))
+    findings.mixed = mixtures(whole)
     return findings
 
 
-def _verify_row(path: Path, row: Row, findings: Findings) -> None:
+def mixtures(rows: Sequence[Row]) -> list[str]:
+    """What should be one thing in all rows of a table and is not, in words: versions of what made
+    them, data under one name, commits, devices; and how many rows come from uncommitted code."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        origin, data, run = row["provenance"], row["data"], row["run"]
+        for part, version in (row["versions"] | {"evaluation": row["evaluation"]}).items():
+            found[f"versions of {part}"][str(version)] += 1
+        asked = ", ".join(f"{key} {run[key]}" for key in sorted(run.keys() - NOT_DATA) if run[key])
+        for split, digest in data["fingerprint"].items():
+            found[f"contents of {split} ({asked})"][digest[:12]] += 1
+        found[f"splits ({asked})"][data["split_hash"][:12]] += 1
+        found["commits"][origin["commit"][:10]] += 1
+        found["devices"][origin["device"]] += 1
+        found["versions of torch"][origin["versions"]["torch"]] += 1
+    lines = [
+        f"mixed rows: {len(values)} {what}: "
+        + ", ".join(f"{value} ({count} rows)" for value, count in values.most_common())
+        for what, values in found.items()
+        if len(values) > 1
+    ]
+    dirty = sum(row["provenance"]["dirty"] is not False for row in rows)
+    return lines + [f"{dirty} rows were made by code that is in no commit"] * bool(dirty)
+
+
+def _verify_row(path: Path, row: Row, findings: Findings) -> bool:
+    """Note what is wrong with a row; whether it is complete."""
     lacking = [
         f"{part}.{key}" if key else part
         for part, keys in REQUIRED.items()
@@ -64,7 +103,7 @@ def _verify_row(path: Path, row: Row, findings: Findings) -> None:
     ]
     if lacking:
         findings.wrong.append(f"{path} lacks {', '.join(lacking)}")
-        return
+        return False
     if row["id"] != path.stem:
         findings.wrong.append(f"{path} is the row of {row['id']}")
     stored = {kind: path.parents[1] / kind / f"{path.stem}.safetensors" for kind in row["files"]}
@@ -73,11 +112,17 @@ def _verify_row(path: Path, row: Row, findings: Findings) -> None:
         for kind, file in stored.items()
         if file.exists()
     }
-    if "predictions" in tensors:
+    if row["evaluation"] != evaluate.VERSION:
+        findings.wrong.append(
+            f"{path} was measured by evaluation {row['evaluation']}, today's is "
+            f"{evaluate.VERSION}: the next run of the profile measures it again"
+        )
+    elif "predictions" in tensors:
         found = {name: tensor.numpy() for name, tensor in tensors["predictions"].items()}
         again = evaluate.measure(found, row["data"]["class_counts"])
         findings.wrong += [f"{path}: {text}" for text in differences(row["metrics"], again)]
         findings.recomputed += 1
+    return True
 
 
 def differences(stated: Any, found: Any, where: str = "") -> list[str]:

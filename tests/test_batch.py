@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from kdlib import batch, runnb
+from kdlib import batch, lock
 from kdlib.plan import ROOT, Job
 
 PARAMETERS = """out_dir: str = ""
@@ -80,6 +78,8 @@ class Toy:
     def execute(self, jobs=None, **options):
         """The exit code and the names of the jobs that were executed."""
         (self.folder / "executed.txt").write_text("")
+        if options.pop("dry_run", False):
+            options["foresee"] = lambda left: f"{len(left)} left\n"
         options |= {"notebooks": self.folder / "notebooks", "cores": 2}
         code = batch.execute(jobs or self.jobs, self.folder, self.stored, **options)
         return code, sorted((self.folder / "executed.txt").read_text().split())
@@ -105,7 +105,7 @@ def toy(tmp_path_factory):
 
 
 def test_killed_batch_is_completed_and_a_second_start_was_refused(toy):
-    assert toy.busy == (batch.BUSY, [])
+    assert toy.busy == (lock.BUSY, [])
     assert 1 <= len(toy.before_kill) < 6
     assert toy.code == 0
     assert {"table", *STUDENTS} - toy.before_kill <= set(toy.executed)
@@ -133,7 +133,7 @@ def test_dry_run_tells_what_an_edit_changes_and_starts_nothing(toy, capsys):
     notebook.write_text(source + "\n")
     assert toy.execute(dry_run=True) == (0, [])
     out = capsys.readouterr().out
-    assert out.endswith("done   make/s3\nto do  table/table\n7 jobs, to do: 1 job\n")
+    assert out.endswith("done   make/s3\nto do  table/table\n7 jobs, to do: 1 job\n1 left\n")
     notebook.write_text(source)
 
 
@@ -165,33 +165,11 @@ def test_failing_jobs_leave_the_others_done(toy, capsys):
     assert log.count("make/s0 failed") == 1
 
 
-def test_kernel_that_never_answers_is_started_once_more(tmp_path, monkeypatch):
-    papermill = pytest.importorskip("papermill")
-    monkeypatch.setattr(papermill, "inspect_notebook", lambda path: {"value": None})
-    monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)
-    monkeypatch.setattr(os, "environ", {})
-    starts = []
-
-    def start(*arguments, **options):
-        starts.append(options["config"]["KernelManager"])
-        if len(starts) < answers_at:
-            raise RuntimeError("Kernel died before replying to kernel_info")
-
-    monkeypatch.setattr(papermill, "execute_notebook", start)
-    answers_at = 2
-    runnb.execute("make.ipynb", tmp_path / "executed.ipynb", {"value": 1}, threads=1)
-    assert [manager["transport"] for manager in starts] == ["ipc", "ipc"]
-    assert starts[0]["ip"] != starts[1]["ip"]
-    answers_at = 9
-    with pytest.raises(RuntimeError, match="Kernel died"):
-        runnb.execute("make.ipynb", tmp_path / "executed.ipynb", {"value": 1}, threads=1)
-    assert len(starts) == 4
-
-
 def test_source_of_the_library_is_part_of_the_key_of_an_analysis_only(tmp_path, monkeypatch):
     jobs = [Job("a", "a", {}, (), ("run",)), Job("b", "b", {}, (), ())]
     monkeypatch.setattr(batch, "ROOT", tmp_path)
     (tmp_path / "kdlib").mkdir()
+    (tmp_path / "a.ipynb").touch()
 
     def keys(source):
         (tmp_path / "kdlib" / "report.py").write_text(source)
@@ -216,37 +194,38 @@ def test_progress_estimates_from_the_runs_of_this_start(monkeypatch):
     assert "c: its process died" in progress.failures(ROOT)
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_survey_checks_what_is_not_stored(dry_run, tmp_path, monkeypatch, capsys):
-    checked = []
+def test_a_stored_run_needs_no_kernel(tmp_path, capsys):
+    """As in a fresh clone: rows are there, markers are not."""
+    toy = Toy(tmp_path)
+    for job in toy.jobs[:-1]:
+        rows = tmp_path / "make" / "rows"
+        rows.mkdir(parents=True, exist_ok=True)
+        (rows / f"{job.runs[0]}.json").write_text(job.name)
+        toy.result(job.runs[0]).write_text('{"value": 1}')
+    assert toy.execute() == (0, ["table"])
+    assert "7 jobs, to do: 1 job, 1 run\n" in capsys.readouterr().out
+    assert toy.execute() == (0, [])
+    toy.result("s0").unlink()
+    assert toy.execute() == (0, ["s0", "table"])
 
-    class Store:
-        def __init__(self, root):
-            assert root == tmp_path
 
-        def row(self, run):
-            if run.id == "damaged":
-                raise batch.DamagedError("damaged.json is damaged")
-            return {} if run.id == "stored" else None
+def test_no_second_start_and_a_lock_that_nobody_must_undo(tmp_path, capsys):
+    held = lock.take(tmp_path)
+    started = time.monotonic()
+    assert lock.take(tmp_path) is None
+    assert time.monotonic() - started < 1
+    assert capsys.readouterr().err == f"another batch is at work in {tmp_path}\n"
+    held.close()
+    with lock.take(tmp_path):
+        assert lock.take(tmp_path) is None
 
-    class Lab:
-        def of(params, out_dir):
-            return Lab
 
-        def check(runs):
-            checked.extend(run.id for run in runs)
-            raise FileNotFoundError("no cifar10.npz")
-
-    monkeypatch.setattr(batch, "Store", Store)
-    monkeypatch.setattr(batch, "Lab", Lab)
-    runs = [SimpleNamespace(id=one) for one in ("stored", "missing", "damaged")]
-    whole = SimpleNamespace(out_dir=tmp_path, runs=runs, parts=[({}, runs)])
-    with nullcontext() if dry_run else pytest.raises(FileNotFoundError, match="no cifar10"):
-        assert batch._stored(whole, dry_run) == {"stored"}
-    assert checked == ["missing", "damaged"]
-    err = capsys.readouterr().err
-    assert "damaged.json is damaged; the run is done again\n" in err
-    assert ("no cifar10.npz; what depends on the data" in err) == dry_run
+def test_where_jobs_run(tmp_path):
+    assert batch.workflow_folder("slurm") == ROOT / "workflow" / "profiles" / "slurm"
+    (tmp_path / "config.yaml").write_text("executor: slurm\n")
+    assert batch.workflow_folder(str(tmp_path)) == tmp_path
+    with pytest.raises(LookupError, match=r"'slrm'.*did you mean 'slurm'"):
+        batch.workflow_folder("slrm")
 
 
 def test_run_checks_its_arguments(tmp_path):

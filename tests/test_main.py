@@ -1,11 +1,16 @@
 """What the command line says to bad input: one line that names the culprit, nothing lost."""
 
+import resource
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from kdlib import Lab, models
+from kdlib import Lab, lock, models
 from kdlib.__main__ import main
 from kdlib.plan import ROOT, plan
 
@@ -24,6 +29,8 @@ def own_profile(tmp_path, monkeypatch):
     (tmp_path / "params" / "mine").mkdir(parents=True)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.setattr("kdlib.plan.ROOT", tmp_path)
+
+    monkeypatch.setattr("kdlib.estimate.table", lambda *_: "")  # test_estimate has the real one
 
     def write(text):
         (tmp_path / "params" / "mine" / "01_teachers.yaml").write_text(text)
@@ -127,6 +134,45 @@ def test_an_own_profile_is_planned(own_profile, capsys, out):
     assert "4 jobs, to do: 4 jobs, 16 runs" in capsys.readouterr().out
 
 
+def test_a_second_start_is_refused_before_torch_is_imported(tmp_path):
+    """By its path, as run_all.sh starts it: within a second on an idle machine."""
+    held = lock.take(tmp_path)
+    blind = "import sys; sys.modules['torch'] = None; import runpy; sys.argv = sys.argv[1:]; "
+    blind += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-P", "-c", blind, str(ROOT / "kdlib" / "__main__.py")]
+    second = subprocess.run(
+        [*command, "run", "digits", "--out", str(tmp_path)], capture_output=True, text=True
+    )
+    held.close()
+    assert second.returncode == lock.BUSY
+    assert second.stderr == f"another batch is at work in {tmp_path}\n"
+
+
+def limit_files(size):
+    """A process that cannot write more than `size` bytes into a file, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_done(tmp_path):
+    arguments = ["digits", "--out", str(tmp_path), "--jobs", "1", "--set", "epochs=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdlib", "run", *arguments], cwd=ROOT, capture_output=True,
+        text=True, preexec_fn=lambda: limit_files(2000),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert done.stderr.startswith("kdlib: ")
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [tmp_path / ".batch" / "lock"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["run", "digits", "--out", str(tmp_path / "file")]) == 2
+    assert f"Not a directory: '{tmp_path / 'file'}" in capsys.readouterr().err
+
+
 def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     own_profile(
         "kd_methods: none\nstudent_losses: ce\nteacher_losses: ce\nmixup: false\nepochs: 1\n"
@@ -134,7 +180,7 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     folder = tmp_path / "params" / "mine"
     (folder / "02_students.yaml").write_text("extends: 01_teachers.yaml\n")
     made = plan("mine", tmp_path / "results")
-    for params, runs in made.parts:
+    for _, params, runs in made.parts:
         Lab.of(params, made.out_dir).complete(runs)
     assert main(["verify", str(made.out_dir)]) == 0
     assert capsys.readouterr().out.endswith(

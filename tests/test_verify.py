@@ -54,6 +54,30 @@ def test_a_row_without_provenance_is_refused(results):
     assert wrong.endswith("lacks provenance.commit")
 
 
+def test_rows_of_different_origin_are_named(results):
+    folder, runs = results
+    assert not any(line.startswith("mixed") for line in verify(folder).mixed)
+    path = Store(folder).path(runs[0], "rows")
+    change(path, lambda row: row["provenance"].update(commit="f" * 40, dirty=True))
+    change(path, lambda row: row["versions"].update({"training core": 0}))
+    change(path, lambda row: row["data"]["fingerprint"].update(test="0" * 64))
+    told = "\n".join(verify(folder).mixed)
+    assert "mixed rows: 2 commits: " in told
+    assert "ffffffffff (1 rows)" in told
+    assert "mixed rows: 2 versions of training core: " in told
+    assert "mixed rows: 2 contents of test (data digits): " in told
+    assert "rows were made by code that is in no commit" in told
+    assert "splits" not in told
+
+
+def test_a_row_of_an_older_evaluation_is_not_called_wrong_numbers(results):
+    folder, runs = results
+    path = Store(folder).path(runs[0], "rows")
+    change(path, lambda row: row.update(evaluation=0))
+    (wrong,) = verify(folder).wrong
+    assert "was measured by evaluation 0, today's is 1: the next run" in wrong
+
+
 @pytest.mark.parametrize("kind", ["rows", "checkpoints", "predictions"])
 def test_a_flipped_byte_is_found_in_any_file(results, kind):
     folder, runs = results

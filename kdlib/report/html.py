@@ -130,7 +130,7 @@ def made_with(rows: Iterable[Row]) -> str:
         recipe, origin = row["run"]["recipe"], row["provenance"]
         facts["model"].add(row["run"]["model"])
         facts["epochs"].add(str(recipe["epochs"]) if recipe else "given")
-        facts["commit"].add(origin["commit"][:10] + " with changes" * origin["dirty"])
+        facts["commit"].add(origin["commit"][:10] + " with changes" * bool(origin["dirty"]))
         facts["torch"].add(origin["versions"]["torch"])
     lines = (f"{name} {', '.join(sorted(values))}" for name, values in facts.items())
     return f"Made with: {'; '.join(lines)}."

@@ -1,0 +1,83 @@
+"""Two results folders side by side: which rows differ, and by how much."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdlib.store import Row, read_row
+
+
+@dataclass
+class Comparison:
+    """Ids of the runs that both folders have, or one alone, and the rows that differ, in words."""
+
+    both: list[str] = field(default_factory=list)
+    only: dict[str, list[str]] = field(default_factory=dict)
+    differing: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool:
+        """The same runs with the same rows."""
+        return not self.differing and not any(self.only.values())
+
+    def lines(self) -> list[str]:
+        """For people, the verdict last."""
+        lines = [f"only in {place}: {run}" for place, runs in self.only.items() for run in runs]
+        for run, texts in self.differing.items():
+            lines += [run, *(f"  {text}" for text in texts)]
+        alone = sum(map(len, self.only.values()))
+        verdict = f"{len(self.both)} rows in both, {len(self.differing)} differ"
+        return [*lines, verdict + (f"; {alone} rows in one folder only" if alone else "")]
+
+
+def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Comparison:
+    """Compare the metrics, and the data they come from, of all rows under two folders, by run id.
+
+    tolerance: the largest absolute difference of two numbers that counts as none. Where and when a
+    row was made is not compared. FileNotFoundError for a folder without rows, ValueError for a
+    negative tolerance, DamagedError for a damaged row.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    here, there = _rows(first), _rows(second)
+    found = Comparison(both=sorted(here.keys() & there.keys()))
+    found.only = {
+        str(place): sorted(own.keys() - other.keys())
+        for place, own, other in ((first, here, there), (second, there, here))
+    }
+    for run in found.both:
+        texts = []
+        for part in ("metrics", "data", "evaluation"):
+            texts += _differences(here[run][part], there[run][part], tolerance, part)
+        if texts:
+            found.differing[run] = texts
+    return found
+
+
+def _rows(folder: str | Path) -> dict[str, Row]:
+    paths = sorted(Path(folder).rglob("rows/*.json"))
+    if not paths:
+        raise FileNotFoundError(f"no rows under {folder}")
+    return {path.stem: read_row(path) for path in paths}
+
+
+def _differences(one: Any, other: Any, tolerance: float, where: str) -> Iterator[str]:
+    """Where two nested values differ, each in words."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differences(one.get(key), other.get(key), tolerance, f"{where}.{key}")
+    elif _is_number(one) and _is_number(other):
+        if one != other and not abs(one - other) <= tolerance and not _both_nan(one, other):
+            yield f"{where}: {one:.10g} and {other:.10g}, by {abs(one - other):.3g}"
+    elif one != other:
+        yield f"{where}: {one} and {other}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _both_nan(one: float, other: float) -> bool:
+    return math.isnan(one) and math.isnan(other)

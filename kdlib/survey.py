@@ -1,0 +1,127 @@
+"""What a results folder holds before a batch starts: done, damaged, or of an old evaluation."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdlib import evaluate
+from kdlib.config import Run, StudyParams, fingerprint
+from kdlib.pipeline import Lab
+from kdlib.plan import Plan
+from kdlib.runnb import sha256
+from kdlib.store import DamagedError, Row, Store, read_tensors
+from kdlib.verify import mixtures
+
+LITTER_SECONDS = 3600
+
+
+class Survey(NamedTuple):
+    """Rows by run id: `stored`, those that are valid, and `lost`, whole ones whose run is done
+    again because another of its files is damaged."""
+
+    stored: dict[str, Row]
+    lost: dict[str, Row]
+
+
+def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -> Survey:
+    """What is stored of a plan's runs; every other run is checked.
+
+    A damaged file is named and never read. Where a row stays whole but the run's checkpoint or
+    predictions do not, both go, and the run is done again. A row of an older evaluation is measured
+    again. dry_run: change nothing. check_on: the device to check for where jobs run elsewhere.
+    """
+    store, found, lost = Store(whole.out_dir), {}, {}
+    if not dry_run:
+        _sweep(whole.out_dir)
+    for run in whole.runs:
+        row = _row(store, run)
+        damaged = [] if row is None else _damaged(store, run, row)
+        for path in damaged:
+            _say(f"{path} is damaged: its row states another sha256; the run is done again")
+        if row is not None:
+            (lost if damaged else found)[run.id] = row
+        if damaged and not dry_run:
+            for path in (store.path(run, "rows"), *damaged):
+                path.unlink()
+    old = {run for run, row in found.items() if row["evaluation"] != evaluate.VERSION}
+    try:
+        for _, params, runs in whole.parts:
+            lab = _lab(params, whole.out_dir, check_on)
+            lab.check([run for run in runs if run.id not in found])
+            if not dry_run:
+                _measure_again(lab, [run for run in runs if run.id in old], found)
+    except OSError as error:  # the data are not here: enough for a plan, not for training
+        if not dry_run:
+            raise
+        _say(f"{error}; what depends on the data is not checked")
+    done = sum(found[run]["evaluation"] == evaluate.VERSION for run in old)
+    if done:
+        print(f"{done} rows of an older evaluation were measured again", flush=True)
+    return Survey(found, lost)
+
+
+def closing_words(whole: Plan, lost: dict[str, Row]) -> list[str]:
+    """After a batch: runs that came out otherwise than the row that was lost had said, and what
+    its rows do not have in common."""
+    store = Store(whole.out_dir)
+    rows = {run.id: row for run in whole.runs if (row := _row(store, run)) is not None}
+    differing = [
+        f"{run} was done again and differs: test accuracy {rows[run]['metrics']['test']['acc']:.4f}"
+        f", was {before['metrics']['test']['acc']:.4f}"
+        for run, before in lost.items()
+        if run in rows and rows[run]["metrics"] != before["metrics"]
+    ]
+    return differing + mixtures(list(rows.values()))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _lab(params: StudyParams, out_dir: Path, device: str | None) -> Lab:
+    return Lab.of(params.model_copy(update={"device": device}) if device else params, out_dir)
+
+
+def _row(store: Store, run: Run) -> Row | None:
+    try:
+        return store.row(run)
+    except DamagedError as error:
+        _say(f"{error}; the run is done again")
+        return None
+
+
+def _damaged(store: Store, run: Run, row: Row) -> list[Path]:
+    """The files of a run that are there, but not as its row states."""
+    stated = {store.path(run, kind): digest for kind, digest in row["files"].items()}
+    return [path for path, digest in stated.items() if path.exists() and sha256(path) != digest]
+
+
+def _measure_again(lab: Lab, runs: list[Run], found: dict[str, Row]) -> None:
+    """Bring rows up to today's evaluation: from predictions, else from checkpoints, never by
+    training. A row that has neither stays as it is, and is named."""
+    for run in runs:
+        again = _from_predictions(lab.store, run, found[run.id]) or lab.evaluate(run)
+        if again is None:
+            version = found[run.id]["evaluation"]
+            _say(f"{run.id} stays at evaluation {version}: no predictions, no checkpoint")
+        found[run.id] = again or found[run.id]
+
+
+def _from_predictions(store: Store, run: Run, row: Row) -> Row | None:
+    path = store.path(run, "predictions")
+    if not path.exists():
+        return None
+    tensors = read_tensors(path, row["files"]["predictions"])
+    found: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    metrics = evaluate.measure(found, row["data"]["class_counts"])
+    row = row | {"metrics": metrics, "evaluation": evaluate.VERSION}
+    store.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
+    return row
+
+
+def _sweep(out_dir: Path) -> None:
+    """Remove what killed writers left behind; a young one may belong to a writer that lives."""
+    for path in out_dir.rglob(".*.partial"):
+        if time.time() - path.stat().st_mtime > LITTER_SECONDS:
+            path.unlink(missing_ok=True)
