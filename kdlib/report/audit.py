@@ -1,0 +1,196 @@
+"""The claims' section of the report: verdicts beside what was published, and what went wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib.plots.claims import forest
+from kdlib.report import claims as judging
+from kdlib.report import html, literature
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED, Entry
+from kdlib.report.compose import Section
+from kdlib.report.demonstrations import DEMONSTRATIONS
+from kdlib.studies.published_claims import STEM, Analysis, Claims
+
+TITLE = "Which published claims hold"
+STUDIES = {
+    "kd_calibration": "KD x calibration",
+    "self_distillation": "self-distillation",
+    "multi_teacher": "several teachers",
+    "overlapping_teachers": "overlapping teachers",
+}
+# How an effect on a metric is written: unit, factor, digits.
+UNITS = {"acc": (" points", 100, 2), "acc_few": (" points", 100, 2), "ece": ("", 1, 4),
+         "ece_10": ("", 1, 4), "nll": (" nats", 1, 3), "aurc": ("", 1, 2)}  # fmt: skip
+OTHER = ("", 1, 3)
+PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
+RULE = """Claims, comparisons and margins were written down before the runs that judge them
+(params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
+each seed; its 95 % interval is over seeds. A claim holds where the interval lies wholly beyond the
+margin on the claimed side, does not hold where it lies wholly below it, and is undecided otherwise:
+then the table says how many seeds would decide it if effect and spread stay. p is of the t test
+against the margin, beside it adjusted after Holm over all claims of the study, those not run
+included; the verdict uses the interval. A verdict is about its scale, and no more."""
+CARE = """What is said of published code was read in the sources named; how each mistake is known,
+what is inference and what was not seen stands beside it. Of the KD x calibration study the compiled
+CIFAR-10 modules were read and the CIFAR-100 code was not at hand. The published numbers are quoted
+as they stand; nobody's runs were repeated with their own code."""
+SUPPORT = """Published tables read in pairs that agree in everything else: mean difference ±
+standard error over pairs, in the table's own unit. Pairs of one table share its runs, so this is a
+yardstick and no test."""
+
+
+def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: str = "") -> Path:
+    """Write verdicts and figures under out_dir, and the section of its report; the page's path."""
+    section = Section(Path(out_dir), STEM, setting)
+    tables = deterministic_tables(claims, found)
+    section.tables(tables)
+    verdicts = tables["verdicts"]
+    narrow = readable(claims, verdicts).drop(columns=["in words", "source"])
+    decided = verdicts["verdict"] != ILLUSTRATION
+    drawn = ""
+    if verdicts["effect"].notna().any():
+        caption = "Effects towards the claimed side, their intervals, margins, published effects"
+        drawn = section.figure("forest", caption, forest(verdicts, TITLE))
+    parts = [
+        html.items(answer(verdicts), "answer"),
+        html.folded("How a claim is judged", html.note(RULE)),
+        html.note(CARE),
+        drawn,
+        html.table(narrow[decided], "Every claim and what our runs say of it"),
+        html.folded("On digits, as an illustration", html.table(narrow[~decided])),
+        html.heading("The claims, and what their own numbers support"),
+        html.note(SUPPORT),
+        *(
+            html.folded(f"{STUDIES[study]}: {len(claims.of(study))} claims",
+                        html.note(f"Published in {source}."), html.items(told(claims, study)))
+            for study, source in claims.sources.items()
+        ),
+        html.heading("What went wrong in published code"),
+        *demonstrations(),
+        section.files(),
+    ]  # fmt: skip
+    return section.write(TITLE, parts, "\n".join([TITLE, *answer(verdicts)]) + "\n")
+
+
+def deterministic_tables(claims: Claims, found: Sequence[Entry]) -> dict[str, pd.DataFrame]:
+    """Every table that is a function of the claims, the rows and the published tables alone."""
+    verdicts = judging.verdicts(claims, found)
+    effects = {claim.id: published_effect(claim.published.analyses) for claim in claims.claims}
+    return {"verdicts": verdicts.assign(published_effect=verdicts["id"].map(effects))}
+
+
+def published_effect(analyses: Sequence[Analysis]) -> float:
+    """The mean published difference over its groups, towards the claimed side, in our units
+    (fractions); NaN where nothing is published."""
+    values = []
+    for analysis in analyses:
+        measured = (analysis.where or {}).get("metric", analysis.metric)
+        scale = literature.SIGN[analysis.side] / (100 if measured in PERCENT else 1)
+        values += list(scale * literature.paired(analysis)["difference"])
+    return sum(values) / len(values) if values else float("nan")
+
+
+def answer(verdicts: pd.DataFrame) -> list[str]:
+    """How many claims of each study have which verdict at some scale, in words."""
+    lines = []
+    for study, part in verdicts.groupby("study", sort=False):
+        said = part[part["verdict"] != ILLUSTRATION]
+        kinds = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "undecided", NOT_RUN: "not run"}
+        counts = [
+            f"{said.loc[said['verdict'] == kind, 'id'].nunique()} {word}"
+            for kind, word in kinds.items()
+            if (said["verdict"] == kind).any()
+        ]
+        few = said.loc[~said["verdict"].isin(kinds), "id"].nunique()
+        counts += [f"{few} with too few seeds for a verdict"] * bool(few)
+        lines.append(f"{STUDIES[study]}, {said['id'].nunique()} claims: {', '.join(counts)}.")
+    return lines
+
+
+def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts for readers: claim, source, effect as published (mean over its groups) and ours
+    with its half-width, seeds, scale, verdict."""
+    by_id = {claim.id: claim for claim in claims.claims}
+    lines = []
+    for line in verdicts.to_dict("records"):
+        claim, metric = by_id[line["id"]], line["metric"]
+        published = literature.SIGN[line["side"]] * line["published_effect"]
+        lines.append({
+            "claim": _name(claim.id),
+            "verdict": _verdict(line),
+            "published": amount(published, metric),
+            "ours": effect(line),
+            "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
+            "margin": amount(line["margin"], metric),
+            "metric": metric,
+            "p": _p(line["p"]),
+            "p Holm": _p(line["p_holm"]),
+            "scale": "" if pd.isna(line["scale"]) else f"{line['profile']}: {line['scale']}",
+            "study": STUDIES[claim.study],
+            "in words": claim.claim,
+            "source": claim.source,
+        })  # fmt: skip
+    return pd.DataFrame(lines, index=verdicts.index)
+
+
+def told(claims: Claims, study: str) -> list[str]:
+    """Each claim of a study in words: what it says, where, the published numbers, what they went
+    through."""
+    texts = []
+    for claim in claims.of(study):
+        pairs = "; ".join(literature.sentences(claim.published.analyses)) or "no table to read"
+        text = f"{_name(claim.id)}: {claim.claim} Source: {claim.source}. As published: "
+        text += f"{claim.published.says} In pairs: {pairs}."
+        mistakes = "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on)
+        texts.append(text + f" The numbers went through: {mistakes}." * bool(mistakes))
+    return texts
+
+
+def _name(claim: str) -> str:
+    return claim.replace("_", " ")
+
+
+def amount(value: float, metric: str) -> str:
+    """A difference of a metric with its sign and unit; nothing for NaN.
+
+    >>> amount(0.0157, "acc"), amount(-0.0034, "ece")
+    ('+1.57 points', '-0.0034')
+    """
+    unit, factor, digits = UNITS.get(metric, OTHER)
+    return "" if pd.isna(value) else f"{factor * value:+.{digits}f}{unit}"
+
+
+def effect(line: Any) -> str:
+    """The effect of a line of verdicts with its half-width."""
+    unit, factor, digits = UNITS.get(line["metric"], OTHER)
+    if pd.isna(line["effect"]):
+        return ""
+    half = line["effect_ci95"]
+    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
+    return f"{factor * line['effect']:+.{digits}f}{spread}{unit}"
+
+
+def _verdict(line: Any) -> str:
+    if line["verdict"] != UNDECIDED:
+        return line["verdict"]
+    needed = line["seeds_to_decide"]
+    more = f"more than {judging.MOST_SEEDS}" if needed > judging.MOST_SEEDS else f"{needed:.0f}"
+    return f"{UNDECIDED} ({more} seeds would decide)"
+
+
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def demonstrations() -> list[str]:
+    """Every demonstration: what it says, its numbers, its source and how that is known."""
+    parts = []
+    for one in DEMONSTRATIONS.values():
+        shown = one.run()
+        origin = f"Source: {one.source}. How it is known: {one.known}."
+        head = f"{one.title}: {shown.line}"
+        parts.append(html.folded(head, html.note(origin), html.table(shown.table.round(4))))
+    return parts

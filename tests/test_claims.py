@@ -1,0 +1,692 @@
+"""Published claims: the file, readings of published tables, the rule of verdicts, the section."""
+
+import itertools
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from kdlib import config, grid, plan, plots, report
+from kdlib.registry import STUDIES
+from kdlib.report import audit, literature
+from kdlib.report import claims as judging
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED, Entry
+from kdlib.report.demonstrations import DEMONSTRATIONS
+from kdlib.store import DamagedError
+from kdlib.studies.published_claims import CLAIMS, Analysis, Claims, Comparison, load_claims
+
+ROOT = Path(__file__).parents[1]
+STUDY_OF = {
+    "02_students": "kd_calibration",
+    "04_self_distillation": "self_distillation",
+    "05_multi_teacher_fidelity": "multi_teacher",
+    "06_overlapping_teachers": "overlapping_teachers",
+}
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return load_claims()
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def test_there_are_enough_claims_of_each_study(claims):
+    assert len(claims.claims) >= 20
+    for study in STUDY_OF.values():
+        assert len(claims.of(study)) >= 4
+
+
+def test_every_claim_is_complete(claims):
+    for claim in claims.claims:
+        judged = claim.judged_by
+        assert STUDY_OF[judged.notebook] == claim.study, claim.id
+        assert set(judged.profiles) <= set(plan.profiles()), claim.id
+        assert set(claim.rests_on) <= set(DEMONSTRATIONS), claim.id
+        assert judged.level != judged.versus, claim.id
+        for analysis in claim.published.analyses:
+            assert len(literature.paired(analysis)), claim.id
+
+
+def test_nothing_is_a_mistake_that_no_claim_rests_on(claims):
+    used = {name for claim in claims.claims for name in claim.rests_on}
+    assert set(DEMONSTRATIONS) - used == {"footprint"}  # a claim that needs no run
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """The runs that the profiles plan, as entries without numbers."""
+    found = []
+    for profile in ("cifar_small", "fashion", "paper"):
+        runs = plan.plan(profile).runs
+        for run in runs:
+            row = {"run": run.identity(), "labels": run.labels, "folder": run.folder}
+            teachers = tuple({teacher.model for teacher in run.teachers})
+            found.append(Entry(judging.facts(row, profile), teachers, row))
+    return found
+
+
+def test_every_comparison_finds_pairs_among_the_planned_runs(claims, planned):
+    for claim in claims.claims:
+        profiles = {one.facts["profile"] for one, _ in judging.pairs(planned, claim.judged_by)}
+        assert profiles & set(claim.judged_by.profiles), f"{claim.id}: no profile plans its runs"
+
+
+def test_every_level_exists_in_its_study(claims, planned):
+    """Each named value is one that some planned run has, so a typo cannot leave a claim not run."""
+    values = {}
+    for entry in planned:
+        for key, value in entry.facts.items():
+            values.setdefault((entry.facts["notebook"], key), set()).add(value)
+    for claim in claims.claims:
+        judged = claim.judged_by
+        for side in (judged.level, judged.versus, judged.where or {}):
+            for key, wanted in side.items():
+                for value in wanted if isinstance(wanted, tuple) else (wanted,):
+                    assert value in values[judged.notebook, key], f"{claim.id}: {key} {value!r}"
+        for key in judged.free:
+            assert (judged.notebook, key) in values, f"{claim.id}: {key}"
+
+
+VALID = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
+
+
+def broken(tmp_path, **changes):
+    """The repository's file with its first claim alone, changed at dotted keys."""
+    first = yaml.safe_load(yaml.safe_dump(VALID["claims"][0]))
+    content = {**VALID, "claims": [first]}
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = content if path and path[0] == "top" else first
+        for part in path[1:] if path and path[0] == "top" else path:
+            place = place[part]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"sorce": "x"}, ["crd_accuracy", "'sorce'", "'source'"]),
+        ({"source": None}, ["crd_accuracy", "source"]),
+        ({"study": "kd"}, ["crd_accuracy", "study", "'kd'"]),
+        ({"id": "No Name"}, ["id", "No Name"]),
+        ({"judged_by.side": "up"}, ["crd_accuracy", "judged_by.side", "'up'"]),
+        ({"judged_by.level": {}}, ["crd_accuracy", "judged_by.level"]),
+        ({"judged_by.profile": "x"}, ["crd_accuracy", "judged_by.profile"]),
+        ({"judged_by.metric": "acu"}, ["crd_accuracy", "'acu'", "'acc'"]),
+        ({"published.says": None}, ["crd_accuracy", "published.says"]),
+        ({"top.seeds": 0}, ["seeds", "0"]),
+        ({"top.sources": {"multi_teacher": "x"}}, ["crd_accuracy", "sources", "kd_calibration"]),
+        ({"top.claims": {}}, ["claims", "dict"]),
+        ({"top.claims": [3]}, ["claim 1", "3"]),
+        ({"top.claims": []}, ["claims"]),
+        ({"top.margin": 1}, ["'margin'", "'margins'"]),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(tmp_path, changes, parts):
+    path = broken(tmp_path, **changes)
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        load_claims(path)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_an_id_stands_once(tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({**VALID, "claims": VALID["claims"][:1] * 2}), encoding="utf-8")
+    with pytest.raises(ValueError, match="'crd_accuracy' stands twice"):
+        load_claims(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is no YAML"), ("- a", "is no mapping")])
+def test_what_is_no_claims_file(tmp_path, text, message):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_claims(path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_claims(tmp_path / "nowhere.yaml")
+
+
+# --- what the published tables say -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claim", "sentence"),
+    [
+        ("crd_accuracy", "cifar10 IF 50: +1.57 ± 0.09 (28 of 28 pairs), in favour"),
+        ("crd_accuracy", "cifar10 IF 100: +1.67 ± 0.075 (28 of 28 pairs), in favour"),
+        ("rkd_accuracy", "cifar10 IF 50: -0.124 ± 0.14 (13 of 28 pairs), no clear difference"),
+        ("rkd_accuracy", "cifar10 IF 100: -0.0814 ± 0.094 (12 of 28 pairs), no clear difference"),
+        ("at_accuracy", "cifar10 IF 50: -0.00571 ± 0.089 (14 of 28 pairs), no clear difference"),
+        ("pskd_accuracy", "-1.16 ± 0.16 (12 of 12 pairs), in favour"),
+        ("pskd_likelihood", "-0.133 ± 0.022 (12 of 12 pairs), in favour"),
+        ("pskd_calibration", "-2.45 ± 0.72 (9 of 12 pairs), in favour"),
+        ("byot_accuracy", "resnet18: +0.198 ± 0.26 (1 of 4 pairs), no clear difference"),
+        ("byot_accuracy", "resnet50: -1.81 ± 0.53 (4 of 4 pairs), in favour"),
+        ("camkd_accuracy", "+0.16 (repeats span 0.43), within the range of repeats"),
+        ("crd_balanced_softmax_cell", "cifar10 IF 50: +0.45, one pair, in favour"),
+    ],
+)
+def test_published_tables_in_pairs(claims, claim, sentence):
+    (found,) = (one for one in claims.claims if one.id == claim)
+    assert sentence in literature.sentences(found.published.analyses)
+
+
+def test_balanced_softmax_is_nowhere_clearly_more_accurate_in_its_own_tables(claims):
+    (found,) = (one for one in claims.claims if one.id == "balanced_softmax_accuracy")
+    for analysis in found.published.analyses:
+        for line in literature.paired(analysis).to_dict("records"):
+            assert literature.reading(line, "higher") == "no clear difference"
+            assert abs(line["difference"]) <= 0.15
+
+
+def test_pairs_against_loops():
+    """CRD minus vanilla KD, line by line."""
+    lines = pd.read_csv(literature.FOLDER / "kd_calibration.csv").to_dict("records")
+    analysis = Analysis(
+        table="kd_calibration", metric="acc_percent", side="higher", level={"kd_method": "crd"},
+        versus={"kd_method": "kd"}, where={"data": "cifar10", "imbalance_factor": 50},
+        without={"student_loss": "als", "mixup": True},
+        same=("teacher_loss", "student_loss", "mixup"),
+    )  # fmt: skip
+    differences = []
+    for one, other in itertools.product(lines, lines):
+        if not (one["kd_method"] == "crd" and other["kd_method"] == "kd"):
+            continue
+        if one["data"] != "cifar10" or one["imbalance_factor"] != 50:
+            continue
+        if one["student_loss"] == "als" and one["mixup"]:
+            continue
+        rest = ("data", "imbalance_factor", "teacher_loss", "student_loss", "mixup")
+        if all(one[key] == other[key] for key in rest):
+            differences.append(one["acc_percent"] - other["acc_percent"])
+    (found,) = literature.paired(analysis).to_dict("records")
+    assert found["pairs"] == len(differences) == 28
+    assert found["difference"] == pytest.approx(np.mean(differences))
+    assert found["se"] == pytest.approx(np.std(differences, ddof=1) / math.sqrt(28))
+    assert found["size"] == pytest.approx(np.mean(np.abs(differences)))
+
+
+def test_a_table_or_column_that_is_not_there_is_named():
+    analysis = {
+        "table": "kd_calibration", "metric": "ece", "side": "lower", "same": ("mixup",),
+        "level": {"kd_method": "crd"}, "versus": {"kd_method": "kd"},
+    }  # fmt: skip
+    for changes, error, message in (
+        ({"table": "kd_calibraton"}, FileNotFoundError, "'kd_calibration'"),
+        ({"same": ("mixpu",)}, LookupError, "'mixpu', did you mean 'mixup'"),
+        ({"level": {"kd_methods": "crd"}}, LookupError, "did you mean 'kd_method'"),
+        ({"level": {"kd_method": "crdd"}}, LookupError, "no pair"),
+    ):
+        wrong = Analysis(**analysis | changes)
+        with pytest.raises(error, match=message):
+            literature.paired(wrong)
+
+
+# --- the verdict -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effect", "half", "seeds", "margin", "expected"),
+    [
+        (0.020, 0.010, 5, 0.005, HOLDS),
+        (0.015, 0.010, 5, 0.005, UNDECIDED),  # the end of the interval is the margin
+        (-0.005, 0.010, 5, 0.005, UNDECIDED),
+        (-0.006, 0.010, 5, 0.005, FAILS),
+        (0.000, 0.004, 5, 0.005, FAILS),  # clearly smaller than claimed, be it above 0
+        (0.004, 0.000, 5, 0.005, FAILS),
+        (0.006, 0.010, 5, 0.005, UNDECIDED),
+        (0.000, 0.004, 5, -0.005, HOLDS),  # not worse by more than that
+        (-0.010, 0.004, 5, -0.005, FAILS),
+        (0.020, 0.001, 4, 0.005, "4 seeds: no verdict"),
+        (0.020, math.nan, 1, 0.005, "1 seed: no verdict"),
+    ],
+)
+def test_verdict(effect, half, seeds, margin, expected):
+    assert judging.verdict(effect, half, seeds, margin, needed=5) == expected
+
+
+def test_holm_against_its_definition():
+    p = [0.04, 0.001, 0.3, 0.02]
+    size, order = 7, np.argsort(p)
+    slow, largest = {}, 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (size - rank) * p[place]))
+        slow[place] = largest
+    np.testing.assert_allclose(judging.holm(p, size), [slow[place] for place in range(len(p))])
+
+
+def test_seeds_to_decide_are_the_fewest():
+    t = {4: 2.7764, 5: 2.5706, 6: 2.4469}  # 97.5 % quantiles by degrees of freedom
+    gap, spread = 0.005, 0.005
+    needed = judging.seeds_to_decide(0.010, spread, 0.005)
+    assert t[needed - 1] * spread / math.sqrt(needed) < gap
+    assert t[needed - 2] * spread / math.sqrt(needed - 1) >= gap
+    assert judging.seeds_to_decide(0.005, spread, 0.005) == math.inf
+
+
+SEEDS = range(5)
+METHODS, LOSSES = ("kd", "crd"), ("ce", "bs")
+
+
+def row(method, student, seed, acc, data="cifar10"):
+    labels = {
+        "kd_method": method, "teacher_loss": "ce", "student_loss": student, "mixup": False,
+    }  # fmt: skip
+    run = {
+        "data": data, "imbalance_factor": 100.0, "image_size": None, "model": "resnet8",
+        "precision": "fp32", "seed": seed, "teachers": ["t0"], "recipe": {"epochs": 40},
+    }  # fmt: skip
+    metrics = {"test": {"acc": acc, "ece": 1 - acc}, "fidelity": {"centroid_probs": 2 * acc}}
+    return {"run": run, "labels": labels, "folder": "02_students", "metrics": metrics}
+
+
+def entries(rows, profile="cifar_small"):
+    return [Entry(judging.facts(one, profile), ("resnet20",), one) for one in rows]
+
+
+def one_claim(**judged):
+    """A claim on accuracy, CRD against KD, and the claims it stands in."""
+    values = {
+        "notebook": "02_students", "profiles": ["cifar_small"], "metric": "acc", "side": "higher",
+        "level": {"kd_method": "crd"}, "versus": {"kd_method": "kd"},
+    } | judged  # fmt: skip
+    claim = {"id": "crd", "study": "kd_calibration", "source": "s", "claim": "c",
+             "published": {"says": "nothing"}, "judged_by": values}  # fmt: skip
+    claims = TypeAdapter(Claims).validate_python({
+        "margins": {"acc": 0.005, "ece": 0.005, "fidelity.centroid_probs": 0.0}, "seeds": 5,
+        "sources": {"kd_calibration": "x"}, "claims": [claim],
+    })  # fmt: skip
+    return claims.claims[0], claims
+
+
+def grid_rows(effect, spread, seeds=SEEDS, **options):
+    """KD and CRD x two student losses; CRD gains `effect`, and `spread` more or less by seed."""
+    noise = np.random.default_rng(1).normal(size=(len(seeds), len(LOSSES)))
+    offsets = np.linspace(-1, 1, len(seeds))  # their standard deviation is known
+    rows = []
+    for (i, seed), (j, loss) in itertools.product(enumerate(seeds), enumerate(LOSSES)):
+        base = 0.7 + 0.02 * noise[i, j]
+        gain = effect + spread * offsets[i]
+        rows += [
+            row("kd", loss, seed, base, **options),
+            row("crd", loss, seed, base + gain, **options),
+        ]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("effect", "spread", "expected"),
+    [(0.03, 0.005, HOLDS), (0.0, 0.002, FAILS), (-0.03, 0.005, FAILS), (0.008, 0.02, UNDECIDED)],
+)
+def test_judged_against_loops(effect, spread, expected):
+    rows = grid_rows(effect, spread)
+    claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(rows))
+    by_seed = []
+    for seed in SEEDS:
+        differences = []
+        for loss in LOSSES:
+            acc = {
+                one["labels"]["kd_method"]: one["metrics"]["test"]["acc"]
+                for one in rows
+                if one["run"]["seed"] == seed and one["labels"]["student_loss"] == loss
+            }
+            differences.append(acc["crd"] - acc["kd"])
+        by_seed.append(sum(differences) / len(differences))
+    mean = sum(by_seed) / 5
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in by_seed) / 4)
+    half = 2.776445105 * deviation / math.sqrt(5)
+    assert line["effect"] == pytest.approx(mean)
+    assert line["effect_ci95"] == pytest.approx(half)
+    assert (line["pairs"], line["seeds"], line["verdict"]) == (2, 5, expected)
+    assert (line["p"] < 0.05) == (abs(mean - 0.005) > half)
+    assert ("seeds_to_decide" in line) == (expected == UNDECIDED)
+    assert line["scale"] == "cifar10 IF 100, resnet20 -> resnet8, 40 epochs"
+
+
+def test_a_lower_side_turns_the_sign():
+    found = entries(grid_rows(0.03, 0.005))  # ECE is 1 - acc, so it falls
+    for metric, side, expected in (("ece", "lower", HOLDS), ("ece", "higher", FAILS)):
+        claim, claims = one_claim(metric=metric, side=side)
+        (line,) = judging.judge(claim, claims, found)
+        assert line["verdict"] == expected
+        assert line["effect"] == pytest.approx(-0.03)
+        assert line["margin"] == {"lower": -0.005, "higher": 0.005}[side]
+
+
+def test_a_dotted_metric_and_one_that_no_row_has():
+    found = entries(grid_rows(0.03, 0.005))
+    claim, claims = one_claim(metric="fidelity.centroid_probs")
+    (line,) = judging.judge(claim, claims, found)
+    assert line["effect"] == pytest.approx(0.06)
+    claim, claims = one_claim(metric="fidelity.agreement", margin=0.0)
+    assert judging.judge(claim, claims, found)[0]["verdict"] == NOT_RUN
+
+
+def test_few_seeds_no_rows_other_profiles_and_digits():
+    claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(grid_rows(0.03, 0.005, seeds=range(4))))
+    assert line["verdict"] == "4 seeds: no verdict"
+    assert "p" not in line
+    (line,) = judging.judge(claim, claims, entries(grid_rows(0.03, 0.0, seeds=range(1))))
+    assert math.isnan(line["effect_ci95"])
+    assert line["verdict"] == "1 seed: no verdict"
+    for rows in ([], grid_rows(0.03, 0.005)[::2]):  # nothing, or one side of every pair
+        assert judging.judge(claim, claims, entries(rows)) == [
+            {"id": "crd", "study": "kd_calibration", "metric": "acc", "side": "higher",
+             "verdict": NOT_RUN}
+        ]  # fmt: skip
+    elsewhere = entries(grid_rows(0.03, 0.005), profile="precision")
+    assert judging.judge(claim, claims, elsewhere)[0]["verdict"] == NOT_RUN
+    digits = entries(grid_rows(0.03, 0.005, data="digits"), profile="cifar_small")
+    first, shown = judging.judge(claim, claims, digits)
+    assert (first["verdict"], shown["verdict"]) == (NOT_RUN, ILLUSTRATION)
+    assert "p" not in shown
+
+
+def test_pairs_agree_in_everything_that_is_not_named():
+    rows = grid_rows(0.03, 0.005)
+    claim, claims = one_claim()
+    for changed in (
+        {"imbalance_factor": 50.0}, {"model": "resnet20"}, {"recipe": {"epochs": 20}},
+        {"precision": "bf16"}, {"data": "cifar100"},
+    ):  # fmt: skip
+        other = [
+            {**one, "run": {**one["run"], **changed}}
+            for one in rows
+            if one["labels"]["kd_method"] == "crd"
+        ]
+        only_kd = [one for one in rows if one["labels"]["kd_method"] == "kd"]
+        assert judging.judge(claim, claims, entries(other + only_kd))[0]["verdict"] == NOT_RUN
+    # Both sides of another scale make a line of their own.
+    twice = rows + [{**one, "run": {**one["run"], "recipe": {"epochs": 20}}} for one in rows]
+    lines = judging.judge(claim, claims, entries(twice))
+    assert sorted(line["scale"].split(", ")[-1] for line in lines) == ["20 epochs", "40 epochs"]
+
+
+def test_labels_that_one_side_lacks_are_free_only_where_it_is_said():
+    rows = grid_rows(0.03, 0.005)
+    for one in rows:
+        if one["labels"]["kd_method"] == "crd":
+            one["labels"]["alpha"] = 0.5
+    assert judging.judge(*one_claim(), entries(rows))[0]["verdict"] == NOT_RUN
+    assert judging.judge(*one_claim(free=["alpha"]), entries(rows))[0]["verdict"] == HOLDS
+
+
+def test_a_seed_counts_only_where_it_is_complete():
+    rows = grid_rows(0.03, 0.005)
+    alone = [row("kd", "als", 0, 0.5), row("crd", "als", 0, 0.9)]  # a cell of one seed
+    claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(rows + alone))
+    assert (line["pairs"], line["seeds"]) == (2, 5)
+    assert line["effect"] == pytest.approx(0.03)
+    lost = [one for one in rows if (one["run"]["seed"], one["labels"]["student_loss"]) != (4, "bs")]
+    (line,) = judging.judge(claim, claims, entries(lost))  # bs has 4 seeds now, ce has 5
+    assert (line["pairs"], line["seeds"]) == (1, 5)
+
+
+def test_where_several_levels_stand_on_a_side():
+    rows = [row(m, loss, seed, 0.7 + gain) for seed in SEEDS for loss in LOSSES
+            for m, gain in (("kd", 0.0), ("rkd", 0.02), ("crd", 0.06))]  # fmt: skip
+    claim, claims = one_claim(versus={"kd_method": ["kd", "rkd"]})
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert (line["pairs"], line["verdict"]) == (4, HOLDS)
+    assert line["effect"] == pytest.approx(0.05)
+    claim, claims = one_claim(where={"student_loss": "bs"})
+    assert judging.judge(claim, claims, entries(rows))[0]["pairs"] == 1
+
+
+def test_level_and_versus_override_where():
+    rows = grid_rows(0.03, 0.005)
+    for one in rows:
+        if one["labels"]["kd_method"] == "kd":
+            one["labels"]["teacher_loss"] = "none"
+    claim, claims = one_claim(
+        where={"teacher_loss": "ce"}, versus={"kd_method": "kd", "teacher_loss": "none"}
+    )
+    assert judging.judge(claim, claims, entries(rows))[0]["verdict"] == HOLDS
+
+
+def test_verdicts_adjust_over_all_claims_of_a_study(claims):
+    rows = [one for one in grid_rows(0.03, 0.005)]
+    table = judging.verdicts(claims, entries(rows))
+    assert set(table["id"]) == {claim.id for claim in claims.claims}
+    judged = table[table["verdict"].isin([HOLDS, FAILS, UNDECIDED])].set_index("id")
+    crd = judged.loc["crd_accuracy"]
+    assert crd["verdict"] == HOLDS
+    slow = judging.holm(judged["p"], len(claims.of("kd_calibration")))
+    np.testing.assert_allclose(judged["p_holm"], slow)
+    assert (table.loc[table["verdict"] == NOT_RUN, "p_holm"].isna()).all()
+
+
+# --- stored rows -----------------------------------------------------------------------------
+
+DIGITS5 = ROOT / "results" / "digits5"
+
+
+def test_effects_agree_with_the_report_of_the_study(claims):
+    """The same rows through the paired effects of `kdlib.report.summary`."""
+    found = judging.entries([DIGITS5])
+    whole = config.load_params(ROOT / "params" / "digits5" / "02_students.yaml")
+    levels = {"teacher_losses": ("ce", "bs"), "student_losses": ("ce", "bs"), "controls": {}}
+    params = whole.model_copy(update=levels)
+    summary = report.summary([entry.row for entry in found], grid.student_runs(params))
+    factors = {
+        "balanced_softmax_accuracy": ("student_loss", "bs", "acc"),
+        "balanced_softmax_calibration": ("student_loss", "bs", "ece"),
+        "mixup_accuracy": ("mixup", True, "acc"),
+        "mixup_calibration": ("mixup", True, "ece"),
+    }
+    table = judging.verdicts(claims, found)
+    shown = table[table["verdict"] == ILLUSTRATION].set_index("id")
+    for claim, (factor, level, metric) in factors.items():
+        same = (summary["factor"] == factor) & (summary["level"] == level)
+        (line,) = summary[same].to_dict("records")
+        assert shown.loc[claim, "effect"] == pytest.approx(line[f"{metric}_effect"])
+        assert shown.loc[claim, "effect_ci95"] == pytest.approx(line[f"{metric}_effect_ci95"])
+        assert shown.loc[claim, "pairs"] == line["pairs"]
+    assert shown["scale"].str.contains("resnet8 -> resnet8_half, 100 epochs").any()
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A small copy of a committed profile."""
+    rows = DIGITS5 / "02_students" / "rows"
+    for path in sorted(rows.glob("*-ce-*seed0*.json"))[:3]:
+        (tmp_path / "mine" / "02_students" / "rows").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "mine" / "02_students" / "rows")
+    return tmp_path / "mine"
+
+
+def test_entries_are_read_once_and_damage_is_named(profile):
+    again = profile / "02_students" / "again" / "rows"
+    shutil.copytree(profile / "02_students" / "rows", again)
+    found = judging.entries([profile])
+    assert len(found) == 3
+    assert {entry.facts["profile"] for entry in found} == {"mine"}
+    path = sorted(again.iterdir())[0]
+    path.write_text(path.read_text().replace("digits", "digit5", 1), encoding="utf-8")
+    with pytest.raises(DamagedError, match=path.name):
+        judging.entries([profile])
+
+
+def test_which_folders_are_read(profile):
+    everything = judging.profiles()
+    assert DIGITS5 in everything
+    assert ROOT / "results" / "published" not in everything
+    assert judging.profiles(out_dir=profile) == [*everything, profile]
+    assert judging.profiles([profile], out_dir=profile) == [profile]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        judging.profiles([profile / "nowhere"])
+
+
+# --- the section -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, folder, name: folder / f"{name}.png")
+
+
+def test_the_section_says_it_all(claims, tmp_path, no_figures):
+    found = entries(grid_rows(0.03, 0.005)) + entries(
+        grid_rows(0.0, 0.02, data="digits"), "digits5"
+    )
+    page = audit.write(claims, found, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert '<section id="07_published_claims">' in text
+    for claim in claims.claims:
+        assert audit.html.escape(claim.claim) in text
+    for one in DEMONSTRATIONS.values():
+        assert audit.html.escape(one.title) in text
+    assert "<td>holds</td>" in text
+    assert re.search(r"\+3\.00 ± 0\.\d\d points", text)
+    assert "cifar_small: cifar10 IF 100, resnet20 -&gt; resnet8, 40 epochs" in text
+    assert "the CIFAR-100 code was not seen" in text
+    stored = pd.read_csv(tmp_path / "07_published_claims" / "verdicts.csv")
+    table = audit.deterministic_tables(claims, found)["verdicts"]
+    assert list(stored["verdict"]) == list(table["verdict"])
+    again = audit.write(claims, found, tmp_path)
+    assert again.read_text(encoding="utf-8") == text
+    summary = page.with_name("summary.txt").read_text(encoding="utf-8")
+    assert "KD x calibration, 14 claims: 2 hold, " in summary
+
+
+def test_an_effect_is_written_in_its_unit():
+    line = {"metric": "acc", "effect": 0.0157, "effect_ci95": 0.0009}
+    assert audit.effect(line) == "+1.57 ± 0.09 points"
+    assert audit.effect({"metric": "ece", "effect": -0.01, "effect_ci95": math.nan}) == "-0.0100"
+    assert audit.effect({"metric": "nll", "effect": math.nan, "effect_ci95": math.nan}) == ""
+
+
+def test_published_effects_come_in_our_units_and_towards_the_claim(claims):
+    found = {one.id: audit.published_effect(one.published.analyses) for one in claims.claims}
+    assert found["crd_accuracy"] == pytest.approx(0.0162, abs=1e-4)  # points -> fractions
+    assert found["pskd_accuracy"] == pytest.approx(0.0116, abs=1e-4)  # a lower error is higher
+    assert found["pskd_calibration"] == pytest.approx(0.0245, abs=1e-4)
+    assert found["mixup_calibration"] > 0.015
+    assert math.isnan(found["temperature_four"])
+
+
+def test_the_forest_has_a_line_for_every_effect(claims):
+    found = entries(grid_rows(0.03, 0.005))
+    verdicts = audit.deterministic_tables(claims, found)["verdicts"]
+    figure = audit.forest(verdicts, "title")
+    drawn = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    effects = verdicts.dropna(subset="effect")
+    assert sorted(name.split(" (")[0] for name in drawn) == sorted(
+        effects["id"].str.replace("_", " ")
+    )
+    (axes,) = (axes for axes in figure.axes if "accuracy" in axes.get_xlabel())
+    heights = [label.get_text().split(" (")[0] for label in axes.get_yticklabels()]
+    points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
+              if line.get_marker() == "o"}  # fmt: skip
+    assert points[heights.index("crd accuracy")] == pytest.approx(3.0)
+
+
+# --- what went wrong -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return {name: one.run() for name, one in DEMONSTRATIONS.items()}
+
+
+def test_every_demonstration_says_something(shown):
+    for name, one in shown.items():
+        assert len(one.table), name
+        assert one.line.endswith("."), name
+        assert DEMONSTRATIONS[name].source, name
+        assert DEMONSTRATIONS[name].known, name
+
+
+def test_batch_ece_floor(shown):
+    line = shown["batch_ece_floor"].table.iloc[-1]
+    assert line["ece_batches"] == pytest.approx(0.086, abs=0.01)  # near 79 % accuracy
+    assert line["ece"] == pytest.approx(0.01, abs=0.004)
+
+
+def test_positions_leave_no_long_tail(shown):
+    table = shown["no_long_tail"].table
+    assert table["images_by_indices"].tolist()[::9] == [4000, 40]
+    assert table["images_by_positions"].between(900, 1100).all()
+    assert table["images_by_indices"].sum() == table["images_by_positions"].sum() == 9928
+
+
+def test_terms_without_a_gradient(shown):
+    for name in ("kd_without_gradient", "detached_dmfl"):
+        wrong, right = shown[name].table["gradient_norm"]
+        assert wrong == 0 < right, name
+    wrong, right = shown["kd_switched_off"].table["kd_share"]
+    assert wrong < 1e-5 < 0.1 < right
+
+
+def test_dmfl_pairs_are_a_noise_floor(shown):
+    assert "12 published pairs" in shown["detached_dmfl"].line
+    assert "0.54 points on average, by 1.83 at most" in shown["detached_dmfl"].line
+
+
+def test_label_losses_turned_around(shown):
+    table = shown["inverted_balanced_softmax"].table.set_index("loss")
+    assert table.loc["balanced softmax", "acc"] > table.loc["cross-entropy", "acc"] + 0.05
+    assert table.loc["inverted", "acc"] < table.loc["cross-entropy", "acc"] - 0.05
+    confidence = shown["reversed_confidence_penalty"].table.set_index("loss")["confidence"]
+    assert confidence["penalty"] < confidence["cross-entropy"] < confidence["reversed"]
+
+
+def test_unmixed_labels_collapse_calibration(shown):
+    mixed, unmixed = shown["unmixed_labels"].table["ece"]
+    assert unmixed > 5 * mixed
+    assert "0.237, the other losses 0.089" in shown["unmixed_labels"].line
+
+
+def test_weights_of_batch_means_say_little(shown):
+    table = shown["constant_weights"].table
+    spread = (table["highest"] - table["lowest"]).tolist()
+    assert spread[0] == 0 < spread[1] < 0.02 < spread[2]
+
+
+def test_two_centroids(shown):
+    table = shown["two_centroids"].table
+    assert (table["kl_to_mean_logits"] < 1e-9).all()
+    assert table["kl_to_mean_probs"].is_monotonic_increasing
+    assert "0.046 away" in shown["two_centroids"].line
+
+
+def test_targets_of_more_than_one(shown):
+    table = shown["unnormalised_targets"].table
+    # sum(q) = 2 - (p_1 + p_2) / 2 of the shared class
+    np.testing.assert_allclose(table["weight"], 2 - table["confidence"], atol=1e-6)
+    np.testing.assert_allclose(
+        table["of the shared class"], table["confidence"] / (2 - table["confidence"]), atol=1e-6
+    )
+    np.testing.assert_allclose(table["of the shared class, mean"], table["confidence"], atol=1e-6)
+
+
+def test_footprint(shown):
+    table = shown["footprint"].table.set_index("network")["parameters"]
+    assert table["3 teachers"] == 3 * 1_404_997
+    assert table["efficientnet_b0"] == pytest.approx(4.02e6, rel=1e-3)
+
+
+def test_the_notebook_is_a_study_without_runs():
+    study = STUDIES["07_published_claims"]
+    assert study.build(study.facts["params"]()) == []
+    names = plan.parameter_names(ROOT / "notebooks" / "07_published_claims.ipynb")
+    assert set(names) - {"extra", "out_dir"} <= set(study.facts["params"].model_fields)
+    assert Comparison.model_fields.keys() >= {"level", "versus", "margin"}
