@@ -63,15 +63,22 @@ def select(
         val_fraction = 0.2 if long_tailed else 0.1
     train, val = (used[rows] for rows in split_validation(labels[used], val_fraction, seed))
     left_out = np.setdiff1d(np.arange(len(labels)), used)
+    short = tuple(record.classes[c] for c in np.flatnonzero(sizes < shares))
+    return selection_of(labels, num_classes, train, val, left_out, short)
+
+
+def selection_of(
+    labels: np.ndarray,
+    num_classes: int,
+    train: np.ndarray,
+    val: np.ndarray,
+    left_out: np.ndarray,
+    short_classes: tuple[str, ...],
+) -> Selection:
+    """The selection of these sorted positions in `labels`, with its counts and its hash."""
     counts = (np.bincount(labels[rows], minlength=num_classes).tolist() for rows in (train, val))
-    return Selection(
-        train,
-        val,
-        left_out,
-        *map(tuple, counts),
-        short_classes=tuple(record.classes[c] for c in np.flatnonzero(sizes < shares)),
-        split_hash=_hash(train, val, left_out),
-    )
+    hashed = _hash(train, val, left_out)
+    return Selection(train, val, left_out, *map(tuple, counts), short_classes, hashed)
 
 
 def long_tail_counts(n_max: int, num_classes: int, imbalance_factor: float) -> list[int]:

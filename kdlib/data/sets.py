@@ -7,6 +7,7 @@ import numpy as np
 
 from kdlib.data import sources
 from kdlib.data.records import ImageSet, check_name, from_arrays
+from kdlib.data.torch_files import from_torch_files
 from kdlib.registry import suggest
 
 FINGERPRINTS = {  # native size, canonical order: by (label, sha256 of the pixels)
@@ -31,8 +32,9 @@ def load(
     image_size: int | None = None,
 ) -> ImageSet:
     """The set `name`: `digits` from scikit-learn, else the first found of `data_dir/name.npz`, the
-    tree `data_dir/name/{train,test}/<class>/*.png|jpg` and, for the four known sets, torchvision's
-    download, which is kept as that npz file.
+    tree `data_dir/name/{train,test}/<class>/*.png|jpg`, torch files `data_dir/name/*_train.pth`
+    (`kdlib.data.torch_files`) and, for the four known sets, torchvision's download, which is kept
+    as that npz file.
 
     data_dir: default the environment variable KDLIB_DATA, else ./data. trust: take a known name
     whose content has another fingerprint. image_size: resize to so many pixels; a tree needs it.
@@ -55,10 +57,11 @@ def load(
 
 
 def names(data_dir: str | Path | None = None) -> list[str]:
-    """The known sets, then one's own in `data_dir`: npz files and trees."""
+    """The known sets, then one's own in `data_dir`: npz files, trees and torch files."""
     folder = _folder(data_dir)
     own = {path.stem for path in folder.glob("*.npz")}
     own |= {path.parent.name for path in folder.glob("*/train") if path.is_dir()}
+    own |= {path.parent.name for path in folder.glob("*/*_train.pth")}
     return [*KNOWN, *sorted(own.difference(KNOWN))]
 
 
@@ -94,6 +97,8 @@ def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
         return sources.from_npz(name, folder / f"{name}.npz")
     if (folder / name / "train").is_dir():
         return sources.from_tree(name, folder / name, image_size)
+    if any((folder / name).glob("*_train.pth")):
+        return from_torch_files(name, folder / name)
     if name in sources.TORCHVISION:
         record = sources.download(name, folder)
         save_npz(record, folder)

@@ -1,0 +1,120 @@
+"""Figures of teachers with overlapping class sets."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from kdlib.plots.canvas import BLUE, LABEL, RED, canvas
+
+Sets = Mapping[str, Sequence[str]]
+
+
+def responsibility(
+    sets: Sets, classes: Sequence[str], title: str = "Who knows which class"
+) -> Figure:
+    """Which teacher (row) knows which of the student's classes (column), as the task says."""
+    owned = np.array([[name in known for name in classes] for known in sets.values()])
+    with canvas(size=(8.0, 1.3 + 0.35 * len(sets))) as (figure, axes):
+        axes.imshow(owned, cmap=ListedColormap(["white", BLUE]), aspect="auto", vmin=0, vmax=1)
+        for row, column in np.argwhere(owned):
+            axes.text(column, row, "✓", ha="center", va="center", color="white")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=LABEL)
+        axes.set_yticks(range(len(sets)), sets)
+        axes.set_xticks(np.arange(len(classes)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(sets)) - 0.5, minor=True)
+        axes.grid(visible=False)
+        axes.grid(which="minor", color="0.85", lw=0.8)
+        axes.set_title(title)
+    return figure
+
+
+def confusion(counts: Any, classes: Sequence[str], sets: Sets, title: str) -> Figure:
+    """Of the images of a class (row), the percentage taken for each class (column).
+
+    counts: (K, K) of `classes`, which some of the teachers know. They are drawn teacher by teacher,
+    a shared class with its first one; lines part them.
+    """
+    place = {name: at for at, name in enumerate(classes)}
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for teacher, known in sets.items():
+        groups[teacher] = [name for name in known if name in place and name not in seen]
+        seen |= set(known)
+    ordered = [name for group in groups.values() for name in group]
+    order = [place[name] for name in ordered]
+    shares = np.asarray(counts, dtype=float)[np.ix_(order, order)]
+    shares = 100 * shares / shares.sum(axis=1, keepdims=True).clip(min=1)
+    with canvas(size=(7.2, 6.2)) as (figure, axes):
+        sns.heatmap(
+            shares, vmin=0, vmax=100, cmap="Blues", annot=shares.round().astype(int), fmt="d",
+            annot_kws={"fontsize": LABEL - 1}, square=True, cbar=False, ax=axes,
+            xticklabels=ordered, yticklabels=ordered,
+        )  # fmt: skip
+        for edge in np.cumsum([len(group) for group in groups.values()])[:-1]:
+            axes.axhline(edge, color="0.3", lw=0.9)
+            axes.axvline(edge, color="0.3", lw=0.9)
+        axes.tick_params(labelsize=LABEL, length=0)
+        axes.set(xlabel="taken for, %", ylabel="is", title=f"{title} ({', '.join(sets)})")
+    return figure
+
+
+def heatmap(table: pd.DataFrame, title: str) -> Figure:
+    """Validation accuracy by alpha and temperature.
+
+    table: columns alpha, temperature, val_acc, of one model and method.
+    """
+    values = 100 * table.pivot(index="alpha", columns="temperature", values="val_acc")
+    with canvas(size=(4.6, 3.4)) as (figure, axes):
+        sns.heatmap(
+            values, annot=True, fmt=".1f", annot_kws={"fontsize": LABEL}, cmap="viridis", ax=axes,
+            cbar_kws={"label": "validation accuracy, %"}, linewidths=0.5,
+        )  # fmt: skip
+        axes.invert_yaxis()
+        axes.tick_params(rotation=0, length=0)
+        axes.set(xlabel="temperature", ylabel="alpha, weight of the teachers", title=title)
+    return figure
+
+
+def learning_curves(table: pd.DataFrame, title: str) -> Figure:
+    """Training loss and validation accuracy over epochs, a line a cell, the mean of its seeds.
+
+    table: of `kdlib.report.overlapping.curves`.
+    """
+    axis = {"loss": "training loss, its terms added", "val_acc": "validation accuracy, %"}
+    table = table.assign(val_acc=100 * table["val_acc"])
+    groups, colours = list(table.groupby("cell", sort=False)), sns.color_palette("colorblind")
+    with canvas(2, (8.4, 3.4)) as (figure, panels):
+        for axes, (column, label) in zip(panels, axis.items(), strict=True):
+            for (cell, part), colour in zip(groups, itertools.cycle(colours), strict=False):
+                means = part.groupby("epoch")[column].mean()
+                axes.plot(means.index, means, color=colour, lw=1.1, label=cell)
+            axes.set(xlabel="epoch", ylabel=label)
+        handles = panels[1].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=LABEL)
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def samples(shown: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """The images that were predicted, with truth, its teachers and the prediction; green: right.
+
+    shown: of `kdlib.report.overlapping.samples`; images (H, W, C) uint8 as they are in the set.
+    """
+    columns = (len(shown) + 1) // 2
+    with canvas(columns, (1.75 * columns, 4.6), 2, squeeze=False) as (figure, panels):
+        for axes in panels.flat:
+            axes.axis("off")
+        for axes, one in zip(panels.flat, shown, strict=False):
+            gray = one["image"].shape[-1] == 1
+            axes.imshow(one["image"].squeeze(), cmap="gray" if gray else None, vmin=0, vmax=255)
+            right = one["predicted"] == one["true"]
+            text = f"{one['true']} ({one['teachers']})\n{'✓' if right else '✗'} {one['predicted']}"
+            axes.set_title(text, fontsize=LABEL, color="green" if right else RED)
+        figure.suptitle(title, fontsize=10)
+    return figure

@@ -1,0 +1,513 @@
+"""Teachers with overlapping class sets: tasks, losses, ensembles, tables, refusals."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib import Lab, data, grid, losses, models, objectives, plots
+from kdlib.augment import Stream
+from kdlib.config import load_settings
+from kdlib.plots import overlapping as figures
+from kdlib.report import overlapping as report
+from kdlib.studies import overlapping as study
+from kdlib.studies.class_names import CLASS_NAMES
+from kdlib.teachers import FrozenTeachers
+from kdlib.train import build_network, loop
+from kdlib.types import Batch, Clock, Forward, Mix, View
+
+ROOT = Path(__file__).parents[1]
+SETS = {"low": (0, 1, 2, 3, 4), "middle": (4, 5, 6, 7), "high": (0, 7, 8, 9)}
+SMALL = {
+    "teacher_model": "resnet8_half", "student_models": ["resnet8_half"], "epochs": 1,
+    "batch_size": 32, "optimizer": "adam", "lr": 0.004, "alpha": 0.5, "temperature": 4.0,
+}  # fmt: skip
+
+
+def params(**changes):
+    return study.OverlappingTeachers.of(**SMALL | changes)
+
+
+def settings(profile):
+    return load_settings(ROOT / "params" / profile / f"{study.STEM}.yaml")
+
+
+# Tasks as data
+
+
+def test_the_maps_are_derived_as_published():
+    task = settings("cifar_small")["task_a"]
+    assert [CLASS_NAMES["cifar100"].index(name) for name in study.union(task)] == [
+        0, 47, 51, 52, 53, 54, 56, 57, 59, 62, 70, 82, 83, 92, 96,
+    ]  # fmt: skip
+    run = next(run for run in study.student_runs(task) if run.teachers)
+    assert objectives.class_sets(run, run.classes) == (
+        (1, 3, 6, 8, 14), (5, 9, 10, 11, 13), (0, 2, 4, 7, 12),
+    )  # fmt: skip
+
+
+def test_the_published_task_b_by_id_from_a_set_of_ones_own():
+    ids = (24, 34, 80, 124, 125, 130, 135, 137, 159, 173, 201, 202)
+    teachers = {
+        "mammal": [34, 137, 159, 173, 201],
+        "african": [24, 34, 80, 135, 202],
+        "canidae": [124, 125, 130, 173, 202],
+    }
+    task = params(data="animals", class_names=[str(one) for one in ids], teachers=teachers)
+    assert study.union(task) == tuple(map(str, ids))
+    run = next(run for run in study.student_runs(task) if run.teachers)
+    assert objectives.class_sets(run, run.classes) == (
+        (1, 7, 8, 9, 10), (0, 1, 2, 6, 11), (3, 4, 5, 9, 11),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["cifar_small", "paper"])
+def test_the_twin_has_the_shape_of_task_b(profile):
+    sets = [set(known) for known in study.class_sets(settings(profile)["task_b_twin"]).values()]
+    assert [len(known) for known in sets] == [5, 5, 5]
+    assert len(set.union(*sets)) == 12
+    assert all(len(one & other) == 1 for one, other in zip(sets, sets[1:] + sets[:1], strict=True))
+    assert not set.intersection(*sets)
+
+
+def test_names_and_ids_say_the_same():
+    by_id = params(data="cifar100", teachers={"trees": [47, 96, 52], "fruit": [0, 57]})
+    by_name = params(
+        data="cifar100",
+        teachers={"trees": ["willow_tree", "oak_tree", "maple_tree"], "fruit": ["pear", "apple"]},
+    )
+    assert [run.id for run in study.runs(by_id)] == [run.id for run in study.runs(by_name)]
+
+
+def test_class_names_are_those_of_the_sets(digits):
+    assert CLASS_NAMES["digits"] == digits.classes
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", sorted(set(CLASS_NAMES) - {"digits"}))
+def test_class_names_are_those_of_the_real_sets(name):
+    assert CLASS_NAMES[name] == data.load(name).classes
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"alpha": 1.2}, ValueError, "alpha: .*less than or equal to 1, got 1.2"),
+        ({"temperature": 0}, ValueError, "temperature: .*greater than 0, got 0"),
+        ({"teachers": {"a": [0, 1], "b": [1, 0]}}, ValueError, "'a' and 'b' know the same classes"),
+        ({"teachers": {"a": [0, 1], "b": [1, 12]}}, LookupError, "teachers.b: unknown class 12"),
+        ({"teachers": {"a": [0, 1], "b": [1, 1]}}, ValueError, "teachers.b: a class stands twice"),
+        (
+            {"data": "cifar100", "teachers": {"a": ["maple_tre", 1], "b": [1, 0]}},
+            LookupError, "teachers.a: unknown class 'maple_tre', did you mean 'maple_tree'",
+        ),
+        (
+            {"teachers": {"a": [0, 1], "b": [1, 2]}, "student_classes": [0, 1, 2, 5]},
+            ValueError, "student_classes: no teacher knows 5",
+        ),
+        (
+            {"teachers": {"a": [0, 1], "b": [1, 2]}, "student_classes": [0, 1]},
+            ValueError, "student_classes lack 2, which 'b' knows",
+        ),
+        (
+            {"teachers": {"a": [0, 1], "b": {
+                "model": "resnet8", "checkpoint": "nowhere.pth", "classes": ["1", "2"]}}},
+            OSError, r"teachers.b: no checkpoint .*nowhere.pth",
+        ),
+        ({"methods": ["mea"]}, LookupError, "unknown method 'mea', did you mean 'mean'"),
+        ({"data": "own"}, ValueError, "class_names: the names of 'own', in its order, are needed"),
+        ({"only": ["nothing"]}, ValueError, "only: 'nothing' is no run of these params"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_name(changes, error, message):
+    with pytest.raises(error, match=message):
+        study.runs(params(**changes))
+
+
+def test_untypical_values_are_named_once(caplog):
+    study._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "kdlib"):
+        for _ in range(2):
+            study.runs(params(data="cifar100", epochs=100, lr=1e-3, alpha=0.98))
+        study.runs(params(alpha=0.98))  # digits: nothing is typical
+        study.runs(params(data="cifar100", epochs=100, lr=1e-3, alpha=1.0))
+    assert caplog.messages == ["alpha 0.98 lies outside its typical range, 0.1 to 0.7"]
+
+
+# Runs
+
+
+def test_alpha_0_is_the_student_without_teachers():
+    asked = params(methods=["none", "mean", "restricted_kd"], alpha=0)
+    (run,) = study.student_runs(asked)
+    assert (run.teachers, run.labels["method"]) == ((), "none")
+    assert run.objective == {"label": {"weight": 1.0, "loss": "ce"}}
+
+
+def test_alpha_weighs_the_two_losses_exactly():
+    for alpha, label in ((0.7, 0.3), (0.98, 0.02), (1.0, 0.0)):
+        (run,) = study.student_runs(params(methods=["mean"], alpha=alpha))
+        assert run.objective["label"]["weight"] == label
+        expected = {"weight": alpha, "rule": "mean", "temperature": 4.0}
+        assert run.objective["consensus"] == expected
+
+
+def test_controls_add_runs_and_repeat_none():
+    one = params(seeds=[0, 1])
+    more = params(
+        seeds=[0, 1],
+        controls={
+            "same": {"methods": ["mean"]},
+            "scan": {"methods": ["mean"], "alphas": [0.5, 1], "temperatures": [1, 4], "seeds": [1]},
+        },
+    )
+    extra = [run for run in study.runs(more) if run.id not in {run.id for run in study.runs(one)}]
+    cells = [(run.seed, run.labels["alpha"], run.labels["temperature"]) for run in extra]
+    assert cells == [(1, 0.5, 1.0), (1, 1.0, 1.0), (1, 1.0, 4.0)]
+
+
+def test_the_published_recipes():
+    recipes = {
+        name: (one.student_models[0], one.lr, one.temperature, one.alpha, one.batch_size,
+               one.epochs, one.weight_decay, one.recipe().milestones[:2], one.recipe().gamma)
+        for name, one in settings("paper").items() if not name.startswith("task")
+    }  # fmt: skip
+    steps = (30, 60), 0.5
+    assert recipes == {
+        "fast": ("mobilenet_v3_small", 0.005, 2, 0.3, 32, 50, 5e-4, (30,), 0.5),
+        "accurate": ("torchvision_resnet18", 0.001, 4, 0.5, 64, 200, 5e-4, *steps),
+        "balanced": ("efficientnet_b0", 0.002, 3, 0.4, 32, 100, 5e-4, *steps),
+        "anti_overfit": ("efficientnet_b0", 0.001, 3, 0.6, 32, 100, 1e-3, *steps),
+    }
+    asked = [set(run.id for run in study.teacher_runs(one) if run.seed == 0)
+             for name, one in settings("paper").items() if name != "task_b_twin"]  # fmt: skip
+    assert all(ids == asked[0] for ids in asked)  # trained once for all of them
+
+
+def test_the_teacher_has_its_published_size_and_the_student_is_smaller():
+    sizes = {
+        name: models.num_parameters(models.build(name, classes, 3, 32))
+        for name, classes in (("teacher_overlap", 5), ("resnet8", 15), ("resnet20", 15))
+    }
+    assert sizes["teacher_overlap"] == 1_404_997
+    assert sizes["resnet8"] < sizes["resnet20"] < sizes["teacher_overlap"] / 4
+
+
+# Losses
+
+
+def literal_consensus(rule, teachers, sets, classes, labels, temperature):
+    """One image and one class at a time."""
+    rows = []
+    for image in range(len(teachers[0])):
+        tempered, confidence = [], []
+        for logits in teachers:
+            z = [float(value) for value in logits[image]]
+            for scale, found in ((temperature, tempered), (1.0, confidence)):
+                powers = [math.exp(value / scale) for value in z]
+                found.append([power / sum(powers) for power in powers])
+        truth = int(labels[image])
+        asked = [i for i, known in enumerate(sets)
+                 if rule in ("label_free", "confidence_free") or truth in known]  # fmt: skip
+        row = [0.0] * classes
+        for k in range(classes):
+            owners = [i for i in asked if k in sets[i]]
+            for i in owners:
+                weight = max(confidence[i]) if rule.startswith("confidence") else 1.0
+                share = len(asked) if rule in ("mean", "confidence") else len(owners)
+                row[k] += weight * tempered[i][sets[i].index(k)] / share
+        total = 1.0 if rule == "published" else sum(row)
+        rows.append([value / total for value in row])
+    return torch.tensor(rows)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    sets = list(SETS.values())
+    teachers = [3 * torch.randn(6, len(known), generator=generator) for known in sets]
+    labels = torch.tensor([0, 4, 7, 9, 5, 2])
+    student = torch.randn(6, 10, generator=generator)
+    images = torch.zeros(6, 1, 8, 8)
+    views = tuple(View(logits) for logits in teachers)
+    return Forward(
+        Batch(images, labels, torch.arange(6), Clock(0, 1, 0)), labels, View(student), views
+    )
+
+
+def context(batch):
+    sets = tuple(tuple(known) for known in SETS.values())
+    labels, counts = batch.targets, torch.ones(10, dtype=torch.int64)
+    return objectives.Context(batch.student, batch.teachers, labels, counts, 0, sets)
+
+
+def make(method, batch, **changes):
+    """The terms of a run's objective, as training builds them."""
+    (run,) = study.student_runs(params(methods=[method], **changes))
+    return objectives.build(run, context(batch))
+
+
+@pytest.mark.parametrize("rule", study.RULES)
+def test_a_rule_is_its_literal_version(rule, batch):
+    teachers, labels = [view.logits for view in batch.teachers], batch.targets
+    sets = list(SETS.values())
+    q = literal_consensus(rule, teachers, sets, 10, labels, 4.0)
+    found = objectives.consensus(rule, teachers, sets, 10, labels, 4.0)
+    assert torch.allclose(found, q, atol=1e-6)
+    sums = q.sum(1)
+    shared = torch.tensor([True, True, True, False, False, False])
+    assert torch.allclose(sums[~shared], torch.ones(3))
+    assert ((sums[shared] > 1.01) == (rule == "published")).all()
+    # T^2 KL(q || student), and its weight.
+    log_p = (batch.student.logits / 4).log_softmax(1)
+    terms = q * (q.clamp(min=1e-30).log() - log_p)
+    loss = make(rule, batch, alpha=0.7)["consensus"](batch)
+    assert loss.item() == pytest.approx(0.7 * 16 * terms.sum(1).mean().item(), rel=1e-4)
+
+
+def test_restricted_kd_is_its_literal_version(batch):
+    total = 0.0
+    for known, view in zip(SETS.values(), batch.teachers, strict=True):
+        for image in range(6):
+            own = batch.student.logits[image, list(known)] / 2
+            q = (view.logits[image] / 2).softmax(0)
+            total += (q * (q.log() - own.log_softmax(0))).sum().item() / 18
+    loss = make("restricted_kd", batch, alpha=1.0, temperature=2.0)["restricted_kd"](batch)
+    assert loss.item() == pytest.approx(4 * total, rel=1e-4)
+
+
+def test_alpha_1_is_the_teachers_alone(batch):
+    terms = make("restricted_kd", batch, alpha=1.0)
+    assert terms["label"](batch) == 0
+    teachers = [view.logits for view in batch.teachers]
+    alone = losses.restricted_kd(batch.student.logits, teachers, list(SETS.values()), 4.0)
+    assert sum(term(batch) for term in terms.values()) == alone
+    relabelled = Forward(batch.batch, batch.targets.flip(0), batch.student, batch.teachers)
+    assert sum(term(relabelled) for term in terms.values()) == alone  # no label is read
+
+
+def test_disjoint_teachers_make_all_labelled_rules_one(batch):
+    sets = [(0, 1, 2, 3, 4), (5, 6, 7), (8, 9)]
+    teachers = [torch.randn(6, len(known)) for known in sets]
+    found = [objectives.consensus(rule, teachers, sets, 10, batch.targets, 2.0)
+             for rule in ("mean", "per_class", "confidence", "published")]  # fmt: skip
+    assert all(torch.allclose(found[0], other, atol=1e-6) for other in found)
+    naive = objectives.consensus("label_free", teachers, sets, 10, batch.targets, 2.0)
+    assert naive.max() <= 1 / 3 + 1e-6
+
+
+def test_under_mixup_a_labelled_rule_is_mixed_as_the_labels_are(batch):
+    term = make("mean", batch, alpha=1.0)["consensus"]
+    mix = Mix(torch.tensor([1, 0, 3, 2, 5, 4]), torch.tensor(0.75))
+    mixed = Batch(batch.batch.images, batch.targets, torch.arange(6), Clock(0, 1, 0), mix)
+    found = term(Forward(mixed, batch.targets, batch.student, batch.teachers))
+    teachers, sets = [view.logits for view in batch.teachers], list(SETS.values())
+    parts = [losses.consensus_targets(teachers, sets, 10, labels, 4.0)
+             for labels in (batch.targets, batch.targets[mix.permutation])]  # fmt: skip
+    q = 0.75 * parts[0] + 0.25 * parts[1]
+    assert torch.equal(found, losses.kd_probs(batch.student.logits, q, 4.0))
+
+
+def test_a_term_for_whole_teachers_refuses_a_partial_one(batch):
+    (run,) = study.student_runs(params(methods=["mean"]))
+    kd = grid.objective(params(), "ce", "kd")
+    run = run.model_copy(update={"objective": kd, "teachers": run.teachers[:1]})
+    lab = Lab.of(params())
+    with pytest.raises(ValueError, match=r"kd takes teachers of the student's 10 classes"):
+        lab.check([run])
+
+
+# Training
+
+
+def test_each_teacher_sees_its_own_statistics(digits):
+    lab, asked = Lab.of(params()), params()
+    for run in study.teacher_runs(asked):
+        network = build_network(run, lab.record(run))
+        pixels = lab.record(run).train_images / 255
+        assert network.preprocess.mean.item() == pytest.approx(pixels.mean(), rel=1e-5)
+        assert network.preprocess.mean.item() != pytest.approx(digits.mean[0], rel=1e-4)
+        assert set(lab.record(run).classes) == set(run.classes)
+
+
+def test_no_teacher_is_trained_on_what_the_student_validates_on():
+    lab = Lab.of(params())
+    student = study.student_runs(params())[0]
+    record, chosen = lab.record(student), lab.selection(student)
+    held_out = {record.train_images[row].tobytes() for row in chosen.val_indices}
+    assert len(held_out) == len(chosen.val_indices) > 90
+    for run in study.teacher_runs(params()):
+        theirs, own = lab.record(run), lab.selection(run)
+        trained = {theirs.train_images[row].tobytes() for row in own.train_indices}
+        assert trained
+        assert not trained & held_out
+
+
+def test_the_cached_teachers_are_the_live_ones(digits):
+    """The logits of a partial teacher on the student's images, and no label of its own."""
+    asked = params(methods=["restricted_kd"])
+    (run,) = study.student_runs(asked)
+    lab = Lab.of(asked)
+    record, chosen = lab.record(run), lab.selection(run)
+    teachers = [build_network(one, lab.record(one)) for one in run.teachers]
+    cohort = loop.Cohort([run], record, chosen, teachers, "cpu")
+    assert cohort.students[0].cached
+    batch = next(cohort.stream.epoch(0, 1))
+    assert isinstance(cohort.stream, Stream)
+    for cached, live in zip(cohort.cached(batch), FrozenTeachers(teachers)(batch), strict=True):
+        assert torch.allclose(cached.logits, live.logits, atol=1e-4)
+    assert [view.logits.shape[1] for view in cohort.cached(batch)] == [5, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("overlap")
+    scan = {"methods": ["restricted_kd"], "alphas": [0.5, 1], "temperatures": [1, 4]}
+    asked = params(methods=["none", "mean", "restricted_kd"], controls={"scan": scan})
+    lab = Lab.of(asked, folder)
+    return asked, lab, lab.complete(study.runs(asked))
+
+
+def test_ensembles_are_what_the_teachers_say(finished):
+    asked, lab, rows = finished
+    runs = [run for run in study.runs(asked) if run.labels["role"] == "ensemble"]
+    record = lab.record(runs[0])
+    images = torch.from_numpy(record.test_images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        teachers = [lab.network(teacher)(images).logits for teacher in runs[0].teachers]
+    labels = torch.from_numpy(record.test_labels)
+    by_id = {row["id"]: row for row in rows}
+    for run, rule in zip(runs, ("mean", "label_free", "confidence_free"), strict=True):
+        q = literal_consensus(rule, teachers, list(SETS.values()), 10, labels, 1.0)
+        row = by_id[run.id]
+        right = (q.argmax(1) == labels).float().mean().item()
+        assert row["metrics"]["test"]["acc"] == pytest.approx(right, abs=2 / len(labels))
+        nll = -q.clamp(min=1e-43)[torch.arange(len(labels)), labels].log().mean().item()
+        assert row["metrics"]["test"]["nll"] == pytest.approx(nll, rel=2e-3)
+        assert (row["network"], row["history"]) == (None, [])
+    confusion = np.array(by_id[runs[0].id]["confusion"])
+    for i, j in np.argwhere(confusion):  # whoever is routed by the label never leaves its teachers
+        assert any(i in known and j in known for known in SETS.values())
+
+
+def test_a_row_of_some_classes_says_which_and_its_confusions(finished):
+    asked, lab, rows = finished
+    run, row = study.runs(asked)[0], rows[0]
+    assert row["classes"] == ["0", "1", "2", "3", "4"] == row["run"]["classes"]
+    confusion = np.array(row["confusion"])
+    assert confusion.sum(1).tolist() == row["data"]["test_counts"]
+    right = confusion.trace() / confusion.sum()
+    assert right == pytest.approx(row["metrics"]["test"]["acc"])
+    whole = data.load("digits")
+    assert row["data"]["fingerprint"] == whole.fingerprint
+    assert row["data"]["class_counts"] == list(lab.selection(run).class_counts)
+
+
+def test_an_ensemble_is_measured_again_without_a_network(finished):
+    asked, lab, rows = finished
+    run = next(run for run in study.runs(asked) if run.labels["role"] == "ensemble")
+    before = next(row for row in rows if row["id"] == run.id)
+    assert lab.evaluate(run)["metrics"] == before["metrics"]
+
+
+def test_the_pipeline_names_a_class_the_set_lacks(finished):
+    asked, lab, _ = finished
+    run = study.teacher_runs(asked)[0].model_copy(update={"classes": ("0", "eleven")})
+    with pytest.raises(LookupError, match="'digits' has no class 'eleven'"):
+        lab.check([run])
+
+
+# Tables and figures
+
+
+def test_the_tables_agree_with_the_rows(finished):
+    asked, _, rows = finished
+    found = report.Overlap.of(rows, asked)
+    by_cell = found.cells.set_index("cell")
+    plain = by_cell.loc["resnet8_half no KD"]
+    for row in rows:
+        if row["labels"]["role"] != "student":
+            continue
+        line = by_cell.loc[report.cell_label(row["labels"])]
+        assert line["acc"] == row["metrics"]["test"]["acc"]
+        assert line["inside"] + line["between"] + line["acc"] == pytest.approx(1)
+        if row["labels"]["method"] != "none":
+            assert line["acc_effect"] == pytest.approx(line["acc"] - plain["acc"])
+    assert math.isnan(plain["acc_effect"])
+    network = models.build("resnet8_half", 10, 1, 8)
+    assert plain["parameters"] == models.num_parameters(network)
+    assert plain["MFLOP"] == pytest.approx(models.flops(network, (1, 8, 8)) / 1e6)
+    oracle = by_cell.loc["teachers, oracle"]
+    assert oracle["between"] == 0
+    assert oracle["parameters"] == found.teachers["parameters"].sum()
+    group = found.groups[found.groups["cell"] == "resnet8_half no KD"].set_index("images of")
+    (row,) = (row for row in rows if row["labels"].get("method") == "none")
+    confusion = np.array(row["confusion"])
+    for teacher, known in SETS.items():
+        part = confusion[list(known)]
+        right = sum(confusion[label, label] for label in known)
+        assert group.loc[teacher, "acc"] == pytest.approx(right / part.sum())
+    assert set(found.scan["alpha"]) == {0.5, 1.0}
+    assert len(found.scan) == 4
+
+
+def test_the_report_is_written_from_rows(finished, tmp_path, monkeypatch):
+    asked, lab, rows = finished
+    monkeypatch.setattr(plots, "save", lambda figure, folder, name: None)
+    page = report.write(rows, asked, lab.store.root)
+    text = page.read_text(encoding="utf-8")
+    assert "restricted_kd" in text
+    assert "it decides no claim about CIFAR" in text
+    tables = report.deterministic_tables(rows, asked, lab.store.root)
+    for name, table in tables.items():
+        assert (lab.store.root / study.STEM / f"{name}.csv").exists() == bool(len(table))
+    # Elsewhere, without predictions: the page says what is missing, the tables are the same.
+    page = report.write(rows[:-1], asked, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "No sample images: the predictions of" in text
+    assert f"1 runs are missing, {rows[-1]['id']}" in text
+    with pytest.raises(ValueError, match="none of the 0 is a run"):
+        report.Overlap.of([], asked)
+
+
+def test_the_samples_are_the_images_that_were_predicted(finished):
+    asked, lab, rows = finished
+    row = rows[-1]
+    shown = report.samples(row, asked, lab)
+    assert [one["true"] for one in shown] == sorted(one["true"] for one in shown)
+    run = next(run for run in study.runs(asked) if run.id == row["id"])
+    network = lab.network(run)
+    for one in shown:
+        image = torch.from_numpy(one["image"]).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            assert run.classes[network(image).logits.argmax()] == one["predicted"]
+        owners = [name for name, known in SETS.items() if int(one["true"]) in known]
+        assert one["teachers"] == ", ".join(owners)
+    figure = figures.samples(shown, "title")
+    first = figure.axes[0]
+    assert np.array_equal(first.images[0].get_array(), shown[0]["image"][..., 0])
+    assert shown[0]["true"] in first.get_title()
+    assert report.samples(row, asked, lab)[0]["predicted"] == shown[0]["predicted"]
+
+
+def test_the_responsibility_matrix_is_the_task():
+    asked = settings("cifar_small")["task_b_twin"]
+    sets, classes = study.class_sets(asked), study.union(asked)
+    (axes,) = figures.responsibility(sets, classes).axes
+    drawn = np.asarray(axes.images[0].get_array())
+    for row, known in enumerate(sets.values()):
+        assert [classes[at] for at in np.flatnonzero(drawn[row])] == list(known)
+
+
+def test_published_numbers_stand_beside_the_same_classes():
+    task = settings("cifar_small")["task_a"]
+    sets = study.class_sets(task)
+    found = [100 * report.published("teacher", known) for known in sets.values()]
+    assert found == pytest.approx([73.6, 80.6, 87.8])
+    assert report.published("student", study.union(task)) == pytest.approx(0.8127)
+    assert report.published("class", ["sunflower"]) == 0.96
+    twin = settings("cifar_small")["task_b_twin"]
+    assert math.isnan(report.published("student", study.union(twin)))
