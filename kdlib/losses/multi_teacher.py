@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdlib.losses import checks
-from kdlib.losses.distill import kd
+from kdlib.losses.distill import kd, kd_probs
 from kdlib.losses.label import cross_entropies
 from kdlib.registry import suggest
 
@@ -29,10 +29,94 @@ def camkd_weights(teacher_logits: Tensor, targets: Tensor, per_sample: bool = Tr
     losses = torch.stack(
         [cross_entropies(log_probs, targets) for log_probs in logits.log_softmax(2)]
     )
-    losses = losses if per_sample else losses.mean(1)
+    return confidence(losses if per_sample else losses.mean(1))
+
+
+def confidence(losses: Tensor) -> Tensor:
+    """Losses of M teachers, (M, ...), to weights over them: (1 - softmax) / (M - 1), ones for one
+    teacher (CA-MKD, eq. 3). The gradient passes: CA-MKD's feature weights have one."""
     if len(losses) == 1:
         return torch.ones_like(losses)
     return (1 - losses.softmax(0)) / (len(losses) - 1)
+
+
+def ranked_weights(teacher_logits: Tensor, targets: Tensor, place: int) -> Tensor:
+    """(M,), 1 for one teacher and 0 for the others, without gradient: the one at `place` when the
+    teachers are sorted by the batch mean of their cross-entropy, 0 the best.
+
+    teacher_logits: (M, B, K); place: 0..M-1.
+
+    >>> ranked_weights(torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]]]), torch.tensor([0]), place=0)
+    tensor([1., 0.])
+    """
+    logits = checks.floats("teacher_logits", teacher_logits, "M", "B", "K").detach()
+    if not 0 <= place < len(logits):
+        raise ValueError(f"place must be in 0..{len(logits) - 1}, got {place}")
+    targets = checks.labels(targets, logits)
+    losses = torch.stack([cross_entropies(one.log_softmax(1), targets).mean() for one in logits])
+    # Compared, not indexed with a number: that would stall a GPU.
+    order = losses.argsort(stable=True)
+    return (torch.arange(len(logits), device=logits.device) == order[place]).to(logits.dtype)
+
+
+POOLS = ("logits", "probs", "losses")
+
+
+def pooled_kd(
+    student_logits: Tensor,
+    teachers_logits: Tensor,
+    weights: Tensor,
+    temperature: float,
+    pool: str = "logits",
+) -> Tensor:
+    """`kd` from M weighted teachers: T^2 times the batch mean of a KL to the student.
+
+    student_logits (B, K), teachers_logits (M, B, K), weights (M, B) or (M,) that sum to 1 over the
+    teachers. pool says what is averaged: "logits", one teacher whose logits are the weighted mean
+    (the normalised geometric mean of their distributions); "probs", their tempered probabilities;
+    "losses", their KLs to the student, as CA-MKD does (Zhang et al., ICASSP 2022, eq. 4). "losses"
+    exceeds "probs" by what the teachers disagree, so the student's gradient is the same.
+    """
+    if pool not in POOLS:
+        raise LookupError(f"unknown pool {pool!r}, {suggest(pool, POOLS)}")
+    student = checks.floats("student_logits", student_logits, "B", "K")
+    teachers = checks.teacher("teachers_logits", teachers_logits, student, "M", *student.shape)
+    weights = _over_batch(weights, teachers)
+    if pool == "logits":
+        return kd(student, torch.einsum("mb,mbk->bk", weights, teachers), temperature)
+    checks.positive("temperature", temperature)
+    log_probs = (teachers / temperature).log_softmax(2)
+    if pool == "probs":
+        pooled = torch.einsum("mb,mbk->bk", weights, log_probs.exp())
+        return kd_probs(student, pooled, temperature)
+    gap = log_probs - (student / temperature).log_softmax(1)
+    divergence = (log_probs.exp() * gap).sum(2)
+    return temperature**2 * (weights * divergence).sum(0).mean()
+
+
+def hint(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Weighted squared distance of feature maps: sum over the M teachers of w_i MSE_i, batch mean.
+
+    Lists of M maps (B, C_i, H_i, W_i) of equal shapes in pairs, the student's already mapped to
+    each teacher's shape; an MSE is the mean over C, H and W. weights: (M, B) or (M,).
+    """
+    checks.sequence("teacher_maps", teacher_maps)
+    checks.sequence("student_maps", student_maps, len(teacher_maps))
+    distances = []
+    for i, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
+        student = checks.floats(f"student_maps[{i}]", student, "B", "C", "H", "W")
+        teacher = checks.teacher(f"teacher_maps[{i}]", teacher, student, *student.shape)
+        distances.append((student - teacher).square().mean((1, 2, 3)))
+    stacked = torch.stack(distances)
+    return (_over_batch(weights, stacked) * stacked).sum(0).mean()
+
+
+def _over_batch(weights: Tensor, like: Tensor) -> Tensor:
+    """(M,) or (M, B) weights as (M, B), in the dtype of `like` (M, B, ...)."""
+    teachers, batch = like.shape[:2]
+    weights = checks.floats("weights", weights, teachers, *[batch] * (weights.ndim - 1))
+    weights = weights[:, None] if weights.ndim == 1 else weights
+    return weights.to(like.dtype).expand(teachers, batch)
 
 
 class Rule(NamedTuple):

@@ -21,7 +21,9 @@ from kdlib.metrics.calibration import (
 )
 from kdlib.metrics.fidelity import (
     centroid_fidelity,
+    fidelity_scores,
     individual_fidelity,
+    jensen_shannon,
     pairwise_diversity,
     teacher_diversity,
     top1_agreement,
@@ -53,11 +55,13 @@ __all__ = [
     "e_aurc",
     "ece",
     "ece_floor",
+    "fidelity_scores",
     "fit_logit_adjustment",
     "fit_temperature",
     "frequency_groups",
     "harmonic_score",
     "individual_fidelity",
+    "jensen_shannon",
     "nll",
     "pairwise_diversity",
     "reliability_bins",

@@ -83,6 +83,32 @@ def pairwise_diversity(teachers_logits: ArrayLike, temperature: float = 4.0) -> 
     return np.array([[_kl(log_p, log_q) for log_q in log_probs] for log_p in log_probs])
 
 
+def jensen_shannon(teachers_logits: ArrayLike, temperature: float = 4.0) -> np.ndarray:
+    """(M, M) Jensen-Shannon divergences of the teachers, symmetric, at most log 2: the mean of both
+    KLs to the pair's mean (Lin 1991); teachers_logits (M, N, K)."""
+    teachers = check_finite(teachers_logits, "teachers_logits", 3)
+    return np.array(
+        [[teacher_diversity([p, q], temperature).mean() for q in teachers] for p in teachers]
+    )
+
+
+def fidelity_scores(
+    student_logits: ArrayLike, teachers_logits: ArrayLike, temperature: float = 4.0
+) -> dict[str, float | list[float]]:
+    """All that says how closely a student follows its teachers, by name.
+
+    `individual` and `agreement` (top-1) hold one value a teacher; `mean_individual` is exactly
+    `centroid_probs` plus the teachers' mean diversity; `centroid_logits` is against their mean
+    logits. student_logits (N, K), teachers_logits (M, N, K).
+    """
+    teachers = check_finite(teachers_logits, "teachers_logits", 3)
+    individual = [individual_fidelity(student_logits, one, temperature) for one in teachers]
+    row = {"individual": individual, "mean_individual": float(np.mean(individual))}
+    for pool in POOLS:
+        row[f"centroid_{pool}"] = centroid_fidelity(student_logits, teachers, temperature, pool)
+    return row | {"agreement": [top1_agreement(student_logits, one) for one in teachers]}
+
+
 def top1_agreement(student_logits: ArrayLike, teacher_logits: ArrayLike) -> float:
     """Share of samples on which both choose the same class; logits (N, K) each, chance is 1 / K.
 

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from scipy.stats import entropy, gmean
 
 from kdlib.metrics import (
     centroid_fidelity,
+    fidelity_scores,
     individual_fidelity,
+    jensen_shannon,
     pairwise_diversity,
     teacher_diversity,
     top1_agreement,
@@ -95,3 +98,23 @@ def test_top1_agreement_is_a_fraction_and_ties_go_to_the_lower_class():
     assert (
         top1_agreement([[1.0, 1.0], [0.0, 1.0], [3.0, 1.0]], [[2.0, 0.0], [4, 0], [5, 0]]) == 2 / 3
     )
+
+
+def test_jensen_shannon_is_symmetric_and_equals_scipys():
+    found, p = jensen_shannon(TEACHERS), softmax(TEACHERS / 4, axis=-1)
+    expected = [
+        [np.mean([jensenshannon(a, b) ** 2 for a, b in zip(x, y, strict=True)]) for y in p]
+        for x in p
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found, found.T)
+
+
+def test_all_scores_of_a_student_are_those_by_name():
+    found = fidelity_scores(STUDENT, TEACHERS)
+    assert found["individual"] == [individual_fidelity(STUDENT, one) for one in TEACHERS]
+    assert found["agreement"] == [top1_agreement(STUDENT, one) for one in TEACHERS]
+    for pool in ("probs", "logits"):
+        assert found[f"centroid_{pool}"] == centroid_fidelity(STUDENT, TEACHERS, pool=pool)
+    identity = found["centroid_probs"] + teacher_diversity(TEACHERS).mean()
+    assert found["mean_individual"] == pytest.approx(identity, abs=1e-12)
