@@ -1,14 +1,18 @@
 """Named image sets as uint8 arrays, their long tails and their validation splits."""
 
+from kdlib.data.kept import image_selection, image_set
 from kdlib.data.records import ImageSet, fingerprint, from_arrays
 from kdlib.data.selection import Selection, long_tail, long_tail_counts, select, split_validation
 from kdlib.data.sets import load, names, save_npz
+from kdlib.data.subsets import subset, subset_selection
 
 __all__ = [
     "ImageSet",
     "Selection",
     "fingerprint",
     "from_arrays",
+    "image_selection",
+    "image_set",
     "load",
     "long_tail",
     "long_tail_counts",
@@ -16,4 +20,6 @@ __all__ = [
     "save_npz",
     "select",
     "split_validation",
+    "subset",
+    "subset_selection",
 ]

@@ -55,7 +55,7 @@ def from_tree(name: str, folder: Path, image_size: int | None) -> ImageSet:
     classes, others = (sorted({path.parent.name for path in paths}) for paths in splits)
     if not classes or classes != others:
         raise ValueError(f"{folder}: train has images of the classes {classes}, test of {others}")
-    images = [np.stack([_read_image(path, image_size) for path in paths]) for paths in splits]
+    images = [np.stack([read_image(path, image_size) for path in paths]) for paths in splits]
     if all((pixels == pixels[..., :1]).all() for pixels in images):
         images = [pixels[..., :1] for pixels in images]
     arrays = []
@@ -104,8 +104,8 @@ def _image_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_image(path: Path, size: int) -> np.ndarray:
-    """(size, size, 3) uint8."""
+def read_image(path: Path, size: int) -> np.ndarray:
+    """A file's image, (size, size, 3) uint8; ValueError naming the file where it is none."""
     from PIL import Image
 
     try:

@@ -4,6 +4,7 @@ resnet8 .. resnet110, resnet8x4 and resnet32x4 are the CIFAR networks of the KD 
 projection shortcuts (Tian et al. 2020, RepDistiller); resnet8_half has half their widths, for 8x8
 digits. resnet18, resnet50 and resnext50 (32x4d) have the self-distillation study's CIFAR stem,
 torchvision_resnet18 the ImageNet stem: it is torchvision's network, to the order of its weights.
+resnet18_3stages, resnet20_2stages and the like are those networks without their last stages.
 
 All have side heads on request (Zhang et al. 2019, "Be your own teacher"), of the one form that the
 self-distillation study gives its ResNets. Its ResNeXt had an attention form that only fits 32 px;
@@ -72,15 +73,20 @@ _CIFAR, _X4 = (16, 16, 32, 64), (32, 64, 128, 256)
 _BASIC, _BOTTLENECK = (64, 64, 128, 256, 512), (64, 256, 512, 1024, 2048)
 _RESNEXT = partial(_bottleneck, squeeze=2, groups=32)
 _IMAGENET_STEM = {"stem": _imagenet_stem, "stem_stride": 4}
+_HALF = (8, 8, 16, 32)
 _RESNETS = {
-    "resnet8_half": _ResNet(_basic, (1, 1, 1), (8, 8, 16, 32)),
+    "resnet8_half": _ResNet(_basic, (1, 1, 1), _HALF),
+    "resnet8_half_2stages": _ResNet(_basic, (1, 1), _HALF[:3]),
     **{
         f"resnet{depth}": _ResNet(_basic, ((depth - 2) // 6,) * 3, _CIFAR)
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
+    "resnet20_2stages": _ResNet(_basic, (3, 3), _CIFAR[:3]),
     "resnet8x4": _ResNet(_basic, (1, 1, 1), _X4),
     "resnet32x4": _ResNet(_basic, (5, 5, 5), _X4),
     "resnet18": _ResNet(_basic, (2, 2, 2, 2), _BASIC),
+    "resnet18_3stages": _ResNet(_basic, (2, 2, 2), _BASIC[:4]),
+    "resnet18_2stages": _ResNet(_basic, (2, 2), _BASIC[:3]),
     "resnet50": _ResNet(_bottleneck, (3, 4, 6, 3), _BOTTLENECK),
     "resnext50": _ResNet(_RESNEXT, (3, 4, 6, 3), _BOTTLENECK),
     "torchvision_resnet18": _ResNet(_basic, (2, 2, 2, 2), _BASIC, **_IMAGENET_STEM),

@@ -5,10 +5,12 @@ cohort ends as it would alone, and one that was interrupted as if it had not bee
 """
 
 from kdlib.train.loop import VERSION, Cohort, fit, learning_rate
-from kdlib.train.networks import build_network, network_shape, predict
+from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
+from kdlib.train.timing import seconds_an_epoch
 
 __all__ = [
+    "FINAL",
     "VERSION",
     "Cohort",
     "Progress",
@@ -18,4 +20,6 @@ __all__ = [
     "learning_rate",
     "network_shape",
     "predict",
+    "predict_heads",
+    "seconds_an_epoch",
 ]

@@ -1,6 +1,7 @@
 """The one training loop. It knows no method: a run's objective does."""
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -14,7 +15,7 @@ from kdlib.augment import Stream
 from kdlib.config import Augment, Recipe, Run
 from kdlib.data import ImageSet, Selection
 from kdlib.teachers import CachedTeachers, FrozenTeachers
-from kdlib.train.networks import build_network
+from kdlib.train.networks import build_network, predict
 from kdlib.train.student import Progress, Student, Trained, restore, save
 from kdlib.types import Batch
 
@@ -43,7 +44,8 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def kept_threads(count: int) -> Iterator[None]:
+    """So many threads inside, as many as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -88,7 +90,7 @@ def fit(
         raise ValueError(f"precision fp16 trains one student at a time, got {len(runs)}")
     if len({progress.facts["epoch"] for progress in resume}) > 1:
         raise ValueError("resume: the runs of a cohort must stand after the same epoch")
-    with _threads(threads):
+    with kept_threads(threads):
         cohort = Cohort(runs, record, selection, teachers, device)
         if resume:
             cohort.restore(resume)
@@ -128,13 +130,21 @@ class Cohort:
         self.autocast = torch.autocast(device, precision, enabled=first.precision != "fp32")
         self.scaler = torch.amp.GradScaler(device, enabled=first.precision == "fp16")
         self.live = FrozenTeachers(teachers, device)
-        self.students = _students(runs, record, self.stream.labels, counts, self.live, device)
+        validation = functools.cache(self._validation)
+        self.students = _students(
+            runs, record, self.stream.labels, counts, self.live, device, validation
+        )
         if any(student.cached for student in self.students):
             with self.autocast:
                 self.cached = CachedTeachers(self.live, images)
         self.optimizer = _optimizer(
             self.recipe, [one for student in self.students for one in student.parameters()]
         )
+
+    def _validation(self) -> tuple[Tensor, Tensor]:
+        """The teachers' logits on the validation images (M, N, K), and the labels (N,)."""
+        logits = [predict(network, self.val_images) for network in self.live.networks]
+        return torch.stack(logits), self.val_labels
 
     def train(self, keep: Keep | None = None, keep_seconds: float = 0.0) -> None:
         """The epochs that are left."""
@@ -214,7 +224,7 @@ class Cohort:
 
 def _students(
     runs: Sequence[Run], record: ImageSet, labels: Tensor, counts: Tensor, live: FrozenTeachers,
-    device: str,
+    device: str, validation: Callable[[], tuple[Tensor, Tensor]] | None = None,
 ) -> list[Student]:  # fmt: skip
     size, channels = record.image_size, record.in_channels
     blank = torch.zeros(2, channels, size, size, device=device)
@@ -228,7 +238,7 @@ def _students(
         with torch.no_grad():
             own = network.eval()(blank)
         sets = objectives.class_sets(run, record.classes)
-        context = objectives.Context(own, views, labels, counts, run.seed, sets)
+        context = objectives.Context(own, views, labels, counts, run.seed, sets, validation)
         cached = fixed and not objectives.needs_taps(run)
         students.append(Student(run, network.train(), context, device, cached))
     return students

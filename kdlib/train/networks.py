@@ -1,5 +1,6 @@
 """The network of a run, and what it predicts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from kdlib import models, objectives, seeding
 from kdlib.config import Run
 from kdlib.data import ImageSet
+
+FINAL = "final"  # a network's own head, beside side heads named by their stage
 
 
 def build_network(run: Run, record: ImageSet) -> nn.Module:
@@ -33,14 +36,28 @@ def network_shape(run: Run, record: ImageSet) -> dict[str, Any]:
     return shape | ({"side_heads": True} if objectives.needs_side_heads(run) else {})
 
 
-@torch.no_grad()
 def predict(network: nn.Module, images: np.ndarray | Tensor, batch_size: int = 500) -> Tensor:
     """Logits (N, K) float32 on the CPU for uint8 images (N, H, W, C), in eval mode."""
+    return predict_heads(network, images, (), batch_size)[FINAL]
+
+
+@torch.no_grad()
+def predict_heads(
+    network: nn.Module,
+    images: np.ndarray | Tensor,
+    side_heads: Sequence[str],
+    batch_size: int = 500,
+) -> dict[str, Tensor]:
+    """The same of the named side heads and, last, of the network's own head, "final"."""
     device = next(network.parameters()).device
-    training, logits = network.training, []
+    training = network.training
+    found: dict[str, list[Tensor]] = {name: [] for name in (*side_heads, FINAL)}
     network.eval()
     for chunk in torch.as_tensor(images).split(batch_size):
         inputs = chunk.to(device).permute(0, 3, 1, 2).float() / 255
-        logits.append(network(inputs).logits.float().cpu())
+        view = network(inputs)
+        for name, logits in found.items():
+            shown = view.logits if name == FINAL else view.side_logits[name]
+            logits.append(shown.float().cpu())
     network.train(training)
-    return torch.cat(logits)
+    return {name: torch.cat(logits) for name, logits in found.items()}

@@ -67,7 +67,8 @@ class Student:
         self.source = source and source.to(device)
         self.cached = cached
         self.trained = Trained(run, network)
-        if run.teachers:
+        self.validation = context.validation
+        if run.teachers and len(run.objective) > 1:  # they may be there to be compared with only
             self.trained.teacher_views = "cached" if cached else "live"
         self.trained.weights = {name: term.weight for name, term in self.terms.items()}
         self.network = torch.compile(network) if run.compile else network
@@ -141,11 +142,22 @@ class Student:
             weights = metrics.class_weights(labels, probs.shape[1])
             entry["val_acc"] = metrics.accuracy(probs, labels, weights=weights)
             entry["val_nll"] = metrics.nll(probs, labels, weights=weights)
+            every = trained.run.fidelity_every
+            if every and (epoch % every == 0 or epoch == trained.run.recipe.epochs):
+                theirs, _ = self.validation()
+                entry["fidelity"] = metrics.fidelity_scores(logits, theirs)
+        entry |= self._notes()
         best = max((past.get("val_acc", 0.0) for past in trained.history), default=-1.0)
         if entry.get("val_acc", 0.0) > best or not len(labels):
             trained.selected = copy.deepcopy(trained.network.state_dict())
             trained.selected_epoch = epoch
         trained.history.append(entry)
+
+    def _notes(self) -> dict[str, Any]:
+        """What terms that keep account of themselves say since the last look, by term."""
+        losses = {name: term.loss for name, term in self.terms.items()}
+        noted = {name: loss.note() for name, loss in losses.items() if hasattr(loss, "note")}
+        return {"notes": noted} if noted else {}
 
 
 def _norm(gradients: Sequence[Tensor | None]) -> Tensor:

@@ -1,0 +1,177 @@
+"""Tables of the self-distillation study: cells, paired effects, the factorial, heads, sizes."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kdlib import evaluate, models
+from kdlib.config import Run
+from kdlib.grid import NO_KD
+from kdlib.registry import MODELS
+from kdlib.report.tables import over_seeds
+from kdlib.store import Row
+from kdlib.studies.self_distillation import PARTS, SUBSETS, SelfDistillation
+
+METRICS = [
+    "top1_error", "top5_error", "nll", "ece", "ece_10", "aurc", "e_aurc", "nll_after", "ece_after",
+]  # fmt: skip
+PLAIN = ["ece_floor", "T", "kd_share_first", "kd_share_last"]
+CELL = ["model", "method"]
+
+
+def run_table(rows: Sequence[Row], wanted: Sequence[Run]) -> pd.DataFrame:
+    """One line a run: model, method, seed and its numbers; NaN where its row is missing."""
+    found = {row["id"]: row for row in rows}
+    return pd.DataFrame(
+        {"id": run.id, **run.labels, "seed": run.seed} | _numbers(found.get(run.id))
+        for run in wanted
+    )
+
+
+def _numbers(row: Row | None) -> dict[str, Any]:
+    if row is None:
+        return dict.fromkeys(METRICS + PLAIN, np.nan) | {"flags": "a row is missing"}
+    test, share = row["metrics"]["test"], row["kd_share"]
+    after = row["metrics"].get("temperature", {})  # nothing is fitted without validation images
+    found = test | {"top1_error": 1 - test["acc"], "T": after.get("T")}
+    found |= {f"{name}_after": after.get(name) for name in ("nll", "ece")}
+    found |= {f"kd_share_{moment}": share.get(moment) for moment in ("first", "last")}
+    numbers = {name: found[name] for name in METRICS + PLAIN}
+    floats = {name: np.nan if value is None else value for name, value in numbers.items()}
+    return floats | {"flags": "; ".join(row["flags"])}
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """One line a model and method: means over seeds with half-widths of 95 % t intervals.
+
+    nll_after, ece_after: after one temperature T fitted on validation. table: of `run_table`.
+    """
+    lines = []
+    for key, group in table.groupby(CELL, sort=False):
+        line = dict(zip(CELL, key, strict=True)) | _means(group[METRICS])
+        line |= group[PLAIN].mean().to_dict()
+        flags = "; ".join(dict.fromkeys(filter(None, group["flags"])))
+        lines.append(line | {"flags": flags, "runs": "; ".join(group["id"])})
+    return pd.DataFrame(lines)
+
+
+def _means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
+    """Seeds, and each column's mean over them with its interval; by_seed has one line a seed."""
+    line: dict[str, float] = {"seeds": int(by_seed.iloc[:, 0].count())}
+    for name in by_seed:
+        line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(by_seed[name])
+    return line
+
+
+def versus_baseline(table: pd.DataFrame) -> pd.DataFrame:
+    """One line a model and method: method - plain network, paired inside each seed."""
+    by_cell = _by_cell(table)
+    return pd.DataFrame(
+        {"model": model, "method": method} | _difference(by_cell, (model, method), (model, NO_KD))
+        for model, method in by_cell
+        if method != NO_KD and (model, NO_KD) in by_cell
+    )
+
+
+def ablations(table: pd.DataFrame, params: SelfDistillation) -> pd.DataFrame:
+    """One line a cell of the grids beside the main one: its difference from the same cell without
+    what the grid changes (BYOT from its first head, the first of the models), inside each seed."""
+    by_cell = _by_cell(table)
+    main = set(itertools.product(params.models, params.methods))
+    lines = []
+    for name, part in params.grids.items():
+        levels = part.models or params.models, part.methods or params.methods
+        for model, method in itertools.product(*levels):
+            parts = (params.options.get(one, {}).get("of", one) for one in method.split("+"))
+            base = model if model in params.models else params.models[0], "+".join(parts)
+            if (model, method) not in main and base in by_cell and base != (model, method):
+                line = {"ablation": name, "model": model, "method": method, "versus": base[0]}
+                gap = _difference(by_cell, (model, method), base)
+                lines.append(line | {"versus method": base[1]} | gap)
+    return pd.DataFrame(lines)
+
+
+def _by_cell(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The metrics by seed of each model and method, in the order of the runs."""
+    groups = table.groupby(CELL, sort=False)
+    return {key: group.set_index("seed")[METRICS] for key, group in groups}
+
+
+def _difference(
+    by_cell: Mapping[tuple[str, str], pd.DataFrame], one: tuple[str, str], other: tuple[str, str]
+) -> dict[str, float]:
+    """The first less the second, paired inside seeds."""
+    return _means(by_cell[one] - by_cell[other], "_effect")
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """The 2^3 factorial of a model, computed inside each seed that has all eight subsets.
+
+    A main effect is the mean of the four differences with - without a part; a two-way interaction
+    is how much the effect of one differs with and without the other, the mean over the third; the
+    three-way one how much that differs with and without the third.
+    """
+    lines = []
+    for model, group in table.groupby("model", sort=False):
+        if not set(SUBSETS) <= set(group["method"]):
+            continue
+        wide = group.pivot(index="seed", columns="method", values=METRICS)
+        for size in range(1, len(PARTS) + 1):
+            for parts in itertools.combinations(PARTS, size):
+                signs = np.array([_sign(parts, method) for method in SUBSETS])
+                weights = signs / 2 ** (len(PARTS) - size)
+                by_seed = {name: wide[name][list(SUBSETS)] @ weights for name in METRICS}
+                line = {"model": model, "effect": " x ".join(parts)}
+                lines.append(line | _means(pd.DataFrame(by_seed), "_effect"))
+    return pd.DataFrame(lines)
+
+
+def _sign(parts: Sequence[str], method: str) -> int:
+    return int(np.prod([1 if part in method.split("+") else -1 for part in parts]))
+
+
+def heads(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a model, method and head that was taught to classify, from input to output, and
+    their ensemble (mean of the probabilities): means over seeds with intervals."""
+    kinds = ["acc", "nll", "ece", "ece_floor"]
+    found = pd.DataFrame(
+        row["labels"] | {"head": head} | {name: numbers[name] for name in kinds}
+        for row in rows
+        for head, numbers in sorted(row["metrics"].get("heads", {}).items(), key=_depth)
+    )
+    groups = found.groupby([*CELL, "head"], sort=False) if len(found) else ()
+    return pd.DataFrame(
+        dict(zip([*CELL, "head"], key, strict=True)) | _means(group[kinds]) for key, group in groups
+    )
+
+
+def _depth(head: tuple[str, Any]) -> tuple[int, str]:
+    """Where a head stands: stages by number, the final head, the ensemble."""
+    last = {evaluate.FINAL: 1, evaluate.ENSEMBLE: 2}
+    return last.get(head[0], 0), head[0]
+
+
+def parameters(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a model: trainable parameters of the plain network and with side heads, where it can
+    have them. Only training needs them: a finished network may drop its side heads."""
+    lines = []
+    for name, shape in {row["network"]["name"]: row["network"] for row in rows}.items():
+        plain = {key: value for key, value in shape.items() if key != "side_heads"}
+        can = "side_heads_min_size" in MODELS[name].facts
+        lines.append({
+            "model": name,
+            "classes": shape["num_classes"],
+            "image size": shape["image_size"],
+            "parameters": _size(plain),
+            "with side heads": _size(plain | {"side_heads": True}) if can else None,
+        })  # fmt: skip
+    return pd.DataFrame(lines).convert_dtypes()
+
+
+def _size(shape: Mapping[str, Any]) -> int:
+    with torch.device("meta"):  # shapes without weights
+        return models.num_parameters(models.build(**shape))

@@ -1,0 +1,575 @@
+"""The self-distillation study: its runs, who teaches whom, its tables against plain loops."""
+
+import functools
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from kdlib import Lab, data, losses, metrics, models, objectives, plots, train
+from kdlib.augment import Stream
+from kdlib.config import by_stream
+from kdlib.plan import plan
+from kdlib.report import self_distillation as report
+from kdlib.report.self_distillation import published, tables, words
+from kdlib.studies.self_distillation import STEM, SUBSETS, SelfDistillation, runs
+from kdlib.teachers import FrozenTeachers
+from kdlib.train import loop
+from kdlib.verify import verify
+
+HEADS = {"byot_from2": {"of": "byot", "first_head": 2}}
+BASE = {
+    "models": ["resnet8_half"], "imbalance_factor": 20, "batch_size": 16, "epochs": 1,
+    "warmup_epochs": 0, "options": HEADS,
+}  # fmt: skip
+T975 = {2: 4.302652729911275}
+
+
+def params_of(**changes):
+    return SelfDistillation.of(**BASE | changes)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    record = data.load("digits")
+    return record, data.select(record, 20, None, 0)
+
+
+# --- runs and jobs
+
+
+def test_the_runs_are_the_eight_subsets():
+    made = runs(params_of())
+    assert [run.labels["method"] for run in made] == [
+        "none", "pskd", "byot", "dmfl", "pskd+byot", "pskd+dmfl", "byot+dmfl", "pskd+byot+dmfl",
+    ]  # fmt: skip
+    assert len({run.id for run in made}) == 8
+    for run in made:
+        parts = set(run.labels["method"].split("+"))
+        assert set(run.objective) == {"label"} | (parts & {"byot", "dmfl"})
+        assert set(run.targets) == parts & {"pskd"}
+        assert run.objective["label"]["weight"] == 1.0  # the main cross-entropy counts once
+        assert run.teachers == ()
+    assert by_stream(made) == [made]  # the same batches for all
+
+
+def test_the_published_double_count_is_an_option():
+    changed = runs(params_of(methods=["byot"], options={"byot": {"label_weight": 1.9}}))
+    assert changed[0].objective["label"]["weight"] == 1.9
+
+
+def test_grids_stand_beside_and_no_run_twice():
+    grids = {
+        "heads": {"methods": ["byot", "byot_from2"]},
+        "depth": {"models": ["resnet8_half_2stages"], "methods": ["none"]},
+        "seeds": {"methods": ["none"], "seeds": [0, 1]},
+    }
+    found = [
+        (run.seed, run.labels["model"], run.labels["method"])
+        for run in runs(params_of(grids=grids))
+    ]
+    main = [(0, "resnet8_half", method) for method in SUBSETS]
+    assert found[:8] == main
+    assert found[8:] == [
+        (0, "resnet8_half", "byot_from2"),
+        (0, "resnet8_half_2stages", "none"),
+        (1, "resnet8_half", "none"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"methods": ["kd+byot"]}, ValueError, "'kd.byot' takes a teacher.* 02_students"),
+        ({"methods": ["byott"]}, LookupError, "unknown KD method 'byott', did you mean 'byot'"),
+        ({"methods": ["byot+byot_from2"]}, ValueError, "names the term 'byot' twice"),
+        ({"options": {"byott": {}}}, ValueError, "unknown method or loss 'byott'"),
+        ({"grids": {"a": {"modls": ["resnet8"]}}}, ValueError, "grids.a.modls: extra inputs"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        runs(params_of(**changes))
+
+
+def test_a_head_that_is_not_there_is_refused_before_training(tmp_path):
+    options = {"byot": {"first_head": 3}}
+    params = params_of(methods=["byot"], options=options)
+    with pytest.raises(ValueError, match=r"first_head 3, but the side heads are .*'stage2'"):
+        Lab.of(params, tmp_path).complete(runs(params))
+
+
+@functools.cache
+def jobs_of(profile):
+    return [job for job in plan(profile, "out").jobs if job.notebook == STEM]
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar_small", "paper"])
+def test_a_jobs_params_make_exactly_its_runs(profile):
+    for job in jobs_of(profile):
+        values = {
+            key: value for key, value in job.params.items() if key not in ("extra", "out_dir")
+        }
+        rebuilt = runs(SelfDistillation.of(**values, **job.params["extra"]))
+        assert tuple(run.id for run in rebuilt) == job.runs or not job.runs
+
+
+def test_the_jobs_are_seeds_and_a_conclusion():
+    jobs = jobs_of("cifar_small")
+    assert [len(job.runs) for job in jobs] == [8, 4, 4, 4, 4, 0]
+    assert set(jobs[-1].needs) == {job.name for job in jobs[:-1]}
+    settings = {job.params["extra"]["setting"] for job in jobs_of("paper")}
+    assert settings == {"cifar100", "tiny_imagenet"}
+
+
+# --- who teaches whom
+
+
+def student_of(method, digits, **changes):
+    """One student of a method, and a batch."""
+    (run,) = runs(params_of(methods=[method], **changes))
+    record, selection = digits
+    labels = torch.from_numpy(record.train_labels[selection.train_indices])
+    images = torch.from_numpy(record.train_images[selection.train_indices])
+    stream = Stream(images, labels, 10, 16, 0, run.augment, run.mixup_alpha)
+    counts = torch.as_tensor(selection.class_counts)
+    (student,) = loop._students([run], record, labels, counts, FrozenTeachers([]), "cpu")
+    return student, next(stream.epoch(0, 1))
+
+
+def reached(student, batch, term):
+    """The parts of the network that a term's gradient reaches."""
+    student.loss(batch, (), torch.autocast("cpu", enabled=False))
+    named = dict(student.trained.network.named_parameters())
+    pulls = torch.autograd.grad(student.losses[term], named.values(), allow_unused=True)
+    return {
+        ".".join(name.split(".")[: 1 + name.startswith(("stages", "side"))])
+        for name, pull in zip(named, pulls, strict=True)
+        if pull is not None and pull.abs().sum() > 0
+    }
+
+
+SIDE = {"side_necks.stage1", "side_necks.stage2"}
+CLASSIFIERS = {"side_heads.stage1", "side_heads.stage2"}
+EARLY = {"stem", "stages.stage1", "stages.stage2"}
+
+
+@pytest.mark.parametrize(
+    ("method", "term", "expected"),
+    [
+        # BYOT: side heads and what they stand on; the final stage and head are their teacher.
+        ("byot", "byot", SIDE | CLASSIFIERS | EARLY),
+        ("pskd+byot+dmfl", "byot", SIDE | CLASSIFIERS | EARLY),
+        # A head that does not take part is left alone.
+        ("byot_from2", "byot", {"side_necks.stage2", "side_heads.stage2"} | EARLY),
+        # DMFL: features on both sides, no classifier.
+        ("dmfl", "dmfl", SIDE | EARLY | {"stages.stage3"}),
+        ("byot+dmfl", "dmfl", SIDE | EARLY | {"stages.stage3"}),
+        # The label loss: the network without side heads.
+        ("byot+dmfl", "label", EARLY | {"stages.stage3", "head"}),
+    ],
+)
+def test_a_term_reaches_what_it_should_and_nothing_else(method, term, expected, digits):
+    assert reached(*student_of(method, digits), term) == expected
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
+def test_side_heads_read_the_softened_targets(digits, mixup_alpha):
+    student, batch = student_of("pskd+byot", digits, mixup_alpha=mixup_alpha)
+    noise = torch.rand(student.source.memory.shape, generator=torch.Generator().manual_seed(0))
+    student.source.memory.copy_(noise.softmax(1))
+    targets, network = student.source(batch), student.trained.network.eval()
+    for head in network.side_heads.values():
+        head.weight.data *= 20  # a new head says the same of every class
+    view = network(batch.images)
+    student.source.observe = lambda *seen: None
+    student.loss(batch, (), torch.autocast("cpu", enabled=False))
+
+    def byot(labels):
+        sides = list(view.side_logits.values()), view.embedding, list(view.side_features.values())
+        return losses.byot(view.logits, *sides, labels)
+
+    assert student.losses["byot"].item() == pytest.approx(byot(targets).item())
+    assert student.losses["byot"].item() != pytest.approx(byot(batch.targets).item(), rel=1e-3)
+    plain = losses.soft_cross_entropy(view.logits, targets)
+    assert student.losses["label"].item() == pytest.approx(plain.item())
+
+
+def test_taught_heads():
+    stages = ["stage1", "stage2", "stage3"]
+    expected = {"none": [], "pskd": [], "dmfl": [], "byot+dmfl": stages, "byot_from2": stages[1:]}
+    for run in runs(params_of(methods=list(expected))):
+        assert objectives.taught_heads(run, stages) == expected[run.labels["method"]]
+
+
+# --- networks
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50"])
+def test_the_backbones_take_tiny_imagenet(name):
+    with torch.device("meta"):
+        network = models.build(name, 200, 3, 64, side_heads=True).eval()
+        view = network(torch.empty(2, 3, 64, 64))
+    assert view.logits.shape == (2, 200)
+    assert list(view.side_logits) == ["stage1", "stage2", "stage3"]
+    for stage, logits in view.side_logits.items():
+        assert logits.shape == (2, 200)
+        assert view.side_features[stage].shape == view.embedding.shape
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_networks_without_their_last_stages(stages):
+    whole, less = (models.build(name, 10) for name in ("resnet18", f"resnet18_{stages}stages"))
+    assert list(less.stages) == list(whole.stages)[:stages]
+    for name, stage in less.stages.items():
+        assert str(stage) == str(whole.stages[name])
+    assert str(less.stem) == str(whole.stem)
+
+
+def test_parameters_with_and_without_heads():
+    shapes = {"in_channels": 3, "image_size": 32, "num_classes": 100}
+    names = {"resnet18": True, "resnet50": False, "resnext50": True, "student": False}
+    rows = [
+        {"network": {"name": name, **shapes} | ({"side_heads": True} if heads else {})}
+        for name, heads in names.items()
+    ]
+    table = tables.parameters(rows).set_index("model")
+    assert list(table["parameters"])[:3] == [11_220_132, 23_705_252, 23_177_124]
+    assert list(table["with side heads"])[:2] == [13_011_152, 50_430_928]
+    assert table["with side heads"].isna().tolist() == [False, False, False, True]
+
+
+# --- evaluation
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    params = params_of(methods=["none", "dmfl", "byot", "pskd+byot_from2+dmfl"])
+    lab = Lab.of(params, folder)
+    return lab, params, lab.complete(runs(params))
+
+
+def test_every_taught_head_is_measured(finished):
+    lab, _, rows = finished
+    record = data.load("digits")
+    expected = {"byot": ["stage1", "stage2"], "pskd+byot_from2+dmfl": ["stage2"]}
+    images = torch.from_numpy(record.test_images).permute(0, 3, 1, 2) / 255
+    for run, row in zip(runs(finished[1]), rows, strict=True):
+        sides = expected.get(run.labels["method"])
+        if sides is None:
+            assert "heads" not in row["metrics"]
+            continue
+        with torch.no_grad():
+            view = lab.store.network(run)(images)
+        logits = {name: view.side_logits[name] for name in sides} | {"final": view.logits}
+        probs = {name: metrics.softmax(one.half()) for name, one in logits.items()}
+        probs["ensemble"] = sum(probs.values()) / len(probs)
+        assert row["metrics"]["heads"].keys() == probs.keys()
+        for name, found in row["metrics"]["heads"].items():
+            hits = probs[name].argmax(1) == record.test_labels
+            assert found["acc"] == pytest.approx(hits.mean(), abs=3e-3)
+            assert found["nll"] == pytest.approx(metrics.nll(probs[name], record.test_labels), 1e-3)
+            assert found["ece"] == pytest.approx(metrics.ece(probs[name], record.test_labels), 0.02)
+        brief = row["metrics"]["heads"]["final"]
+        assert brief == {name: row["metrics"]["test"][name] for name in brief}
+
+
+def test_without_side_heads_nothing_is_new(finished):
+    predictions = finished[0].store.path(runs(finished[1])[0], "predictions")
+    names = {"test_labels", "test_logits", "val_labels", "val_logits", "balanced_labels"}
+    assert set(load_file(predictions)) == names | {"balanced_logits"}
+    assert finished[2][0]["evaluation"] == 1
+
+
+def test_heads_are_verified_and_measured_again(finished):
+    lab, params, rows = finished
+    findings = verify(lab.store.root)
+    assert (findings.wrong, findings.recomputed) == ([], 4)
+    run = runs(params)[2]
+    assert lab.evaluate(run)["metrics"] == rows[2]["metrics"]
+
+
+def test_seconds_an_epoch(digits):
+    made = runs(params_of(methods=["none", "pskd+byot"]))
+    found = train.seconds_an_epoch(made, *digits, rounds=1, steps=1)
+    assert found.keys() == {run.id for run in made}
+    assert all(0 < seconds < 60 for seconds in found.values())
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        train.seconds_an_epoch(made, *digits, rounds=0)
+
+
+# --- tables
+
+
+def fake_row(run, number=None):
+    """A row whose numbers are a function of the run; number(method, seed): its error."""
+    noise = np.random.default_rng(int(run.id[-8:], 16))
+    method = run.labels["method"]
+    error = number(method, run.seed) if number else 0.3 + 0.02 * noise.normal()
+    ece, nll = noise.uniform(0.02, 0.1), noise.uniform(0.8, 1.2)
+    test = {"acc": 1 - error, "top5_error": error / 4, "nll": nll, "ece": ece, "ece_10": 0.9 * ece}
+    test |= {"aurc": 100 * error, "e_aurc": 40 * error, "ece_floor": 0.01}
+    row = {"test": test, "temperature": {"T": 1.3, "nll": 0.9 * nll, "ece": ece / 3}}
+    if "byot" in method:
+        brief = {"nll": nll, "ece": ece, "ece_floor": 0.01}
+        gaps = {"ensemble": -0.01, "final": 0.0, "stage1": 0.1, "stage2": 0.05}
+        row["heads"] = {name: brief | {"acc": 1 - error - gap} for name, gap in gaps.items()}
+    taught = method not in ("none", "pskd")
+    shape = {"name": run.model, "num_classes": 100, "in_channels": 3, "image_size": 32}
+    return {
+        "id": run.id, "folder": run.folder, "labels": run.labels, "run": run.identity(),
+        "network": shape, "metrics": row, "flags": ["KD is off (first epoch)"] if taught else [],
+        "kd_share": {"first": 1.0, "last": 2.0} if taught else {}, "files": {},
+        "data": {"class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
+        "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+    }  # fmt: skip
+
+
+CIFAR = {"data": "cifar100", "models": ["resnet20"], "imbalance_factor": None, "seeds": [0, 1, 2]}
+MORE = {
+    "depth": {"models": ["resnet20_2stages"], "methods": ["none", "byot"], "seeds": [0]},
+    "seeds": {"methods": ["none", "pskd"], "seeds": [3]},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    params = params_of(**CIFAR, grids=MORE)
+    return params, [fake_row(run) for run in runs(params)]
+
+
+def interval(values):
+    if len(values) == 1:
+        return values[0], math.nan
+    half = T975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), half
+
+
+def error(rows, model, method, seed):
+    (row,) = (
+        row
+        for row in rows
+        if row["labels"] == {"model": model, "method": method} and row["run"]["seed"] == seed
+    )
+    return 1 - row["metrics"]["test"]["acc"]
+
+
+def line(table, **labels):
+    for name, value in labels.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_cells_and_differences_against_loops(study):
+    params, rows = study
+    found = report.deterministic_tables(rows, params)
+    assert len(found["cells"]) == 8 + 2
+    assert len(found["versus_baseline"]) == 7 + 1
+    for method in ("byot", "pskd+dmfl"):
+        values = [error(rows, "resnet20", method, seed) for seed in range(3)]
+        gaps = [value - error(rows, "resnet20", "none", at) for at, value in enumerate(values)]
+        cell = line(found["cells"], model="resnet20", method=method)
+        gap = line(found["versus_baseline"], model="resnet20", method=method)
+        expected = pytest.approx(interval(values))
+        assert (cell["top1_error"], cell["top1_error_ci95"]) == expected
+        expected = pytest.approx(interval(gaps))
+        assert (gap["top1_error_effect"], gap["top1_error_effect_ci95"]) == expected
+        assert (cell["seeds"], gap["seeds"], cell["T"]) == (3, 3, 1.3)
+        assert cell["ece_after"] == pytest.approx(cell["ece"] / 3)
+    alone = line(found["versus_baseline"], model="resnet20_2stages")
+    assert (alone["seeds"], math.isnan(alone["top1_error_effect_ci95"])) == (1, True)
+    assert line(found["versus_baseline"], model="resnet20", method="pskd")["seeds"] == 4
+
+
+def test_ablations_stand_against_what_they_vary():
+    grids = {
+        "heads": {"methods": ["pskd+byot", "pskd+byot_from2"]},
+        "depth": {"models": ["resnet20_2stages"], "methods": ["byot"]},
+        "seeds": {"methods": ["none"], "seeds": [3, 4]},
+    }
+    params = params_of(**CIFAR, grids=grids)
+    rows = [fake_row(run) for run in runs(params)]
+    found = report.deterministic_tables(rows, params)["ablations"]
+    pairs = {
+        "heads": (("resnet20", "pskd+byot_from2"), ("resnet20", "pskd+byot")),
+        "depth": (("resnet20_2stages", "byot"), ("resnet20", "byot")),
+    }
+    assert list(found["ablation"]) == list(pairs)
+    for name, (one, other) in pairs.items():
+        gaps = [error(rows, *one, seed) - error(rows, *other, seed) for seed in range(3)]
+        at = line(found, ablation=name)
+        ends = at["top1_error_effect"], at["top1_error_effect_ci95"]
+        assert ends == pytest.approx(interval(gaps))
+
+
+def test_effects_against_pairs(study):
+    params, rows = study
+    found = report.deterministic_tables(rows, params)["effects"]
+    assert list(found["model"].unique()) == ["resnet20"]  # two stages have no factorial
+
+    def value(seed, *parts):
+        method = "+".join(part for part in ("pskd", "byot", "dmfl") if part in parts) or "none"
+        return error(rows, "resnet20", method, seed)
+
+    main, two, three = [], [], []
+    for s in range(3):  # seed 3 has not all eight
+        others = [(), ("byot",), ("dmfl",), ("byot", "dmfl")]
+        main.append(statistics.mean(value(s, "pskd", *o) - value(s, *o) for o in others))
+        slopes = {
+            dmfl: value(s, "pskd", "byot", *dmfl) - value(s, "byot", *dmfl)
+            - value(s, "pskd", *dmfl) + value(s, *dmfl)
+            for dmfl in ((), ("dmfl",))
+        }  # fmt: skip
+        two.append(statistics.mean(slopes.values()))
+        three.append(slopes["dmfl",] - slopes[()])
+    for name, values in (
+        ("pskd", main), ("pskd x byot", two), ("pskd x byot x dmfl", three),
+    ):  # fmt: skip
+        one = line(found, effect=name)
+        ends = one["top1_error_effect"], one["top1_error_effect_ci95"]
+        assert ends == pytest.approx(interval(values))
+        assert one["seeds"] == 3
+
+
+def test_effects_that_were_put_in_are_found():
+    """error = 0.3 + a pskd + b byot + c dmfl + d pskd byot + e pskd byot dmfl, + the seed's."""
+
+    def number(method, seed):
+        p, b, d = (part in method.split("+") for part in ("pskd", "byot", "dmfl"))
+        return 0.3 - 0.02 * p + 0.01 * b + 0.005 * d - 0.004 * p * b + 0.002 * p * b * d + seed / 50
+
+    params = params_of(**CIFAR)
+    rows = [fake_row(run, number) for run in runs(params)]
+    found = report.deterministic_tables(rows, params)["effects"].set_index("effect")
+    effects = found["top1_error_effect"]
+    assert effects["pskd"] == pytest.approx(-0.02 - 0.004 / 2 + 0.002 / 4)
+    assert effects["dmfl"] == pytest.approx(0.005 + 0.002 / 4)
+    assert effects["pskd x byot"] == pytest.approx(-0.004 + 0.002 / 2)
+    assert effects["pskd x byot x dmfl"] == pytest.approx(0.002)
+    assert np.allclose(found["top1_error_effect_ci95"], 0, atol=1e-12)  # the seed's part is paired
+
+
+def test_a_missing_row_is_never_averaged_away(study):
+    params, rows = study
+    gone = next(row for row in rows if row["labels"]["method"] == "byot+dmfl")
+    found = report.deterministic_tables([row for row in rows if row is not gone], params)
+    assert (found["effects"]["seeds"] == 2).all()
+    cell = line(found["cells"], model="resnet20", method="byot+dmfl")
+    assert (cell["seeds"], cell["flags"]) == (2, "a row is missing; KD is off (first epoch)")
+    with pytest.raises(ValueError, match="none of the 0 is a run of these params"):
+        report.deterministic_tables([], params)
+
+
+def test_heads_stand_from_input_to_output(study):
+    params, rows = study
+    table = report.deterministic_tables(rows, params)["heads"]
+    part = table[(table["model"] == "resnet20") & (table["method"] == "byot")]
+    assert list(part["head"]) == ["stage1", "stage2", "final", "ensemble"]
+    values = [1 - error(rows, "resnet20", "byot", seed) - 0.1 for seed in range(3)]
+    one = part.iloc[0]
+    assert (one["acc"], one["acc_ci95"]) == pytest.approx(interval(values))
+    assert set(table["method"]) == {method for method in SUBSETS if "byot" in method}
+
+
+# --- what was published
+
+
+def test_the_published_table_in_pairs():
+    """The reading that the specification gives: 12 pairs a part."""
+    theirs = published.published_cells()
+    assert len(theirs) == 24
+    table = published.pairs(theirs)
+    assert (table["pairs"] == 12).all()
+    top1, ece = "top-1 error, points", "ECE, points"
+    lower = {(one["part"], one["metric"]): one["lower"] for one in table.to_dict("records")}
+    assert (lower["pskd", top1], lower["pskd", "NLL"], lower["pskd", ece]) == (12, 12, 9)
+    assert (lower["byot", top1], lower["byot", ece]) == (9, 1)
+    assert line(table, part="byot", metric=ece)["mean_gap"] == pytest.approx(3.8, abs=0.05)
+    noise = line(table, part="dmfl", metric=top1)
+    assert noise["gap_size"] == pytest.approx(0.54, abs=0.005)
+    assert noise["largest_gap"] == pytest.approx(1.83)
+
+
+def test_ours_stand_beside_the_published(study):
+    params, rows = study
+    table = report.deterministic_tables(rows, params)["published"]
+    one = line(table, model="resnet20", method="byot")
+    assert one["published model"] == "resnet18"  # the smallest there is
+    assert one["top1_error_published"] == pytest.approx(0.2189)
+    assert one["top1_error_effect_published"] == pytest.approx(0.2189 - 0.2141)
+    assert one["ece_10_effect_published"] == pytest.approx(0.1124 - 0.0514)
+    mean = {
+        method: statistics.mean(error(rows, "resnet20", method, seed) for seed in seeds)
+        for method, seeds in (("byot", range(3)), ("none", range(4)))
+    }
+    assert one["top1_error_effect"] == pytest.approx(mean["byot"] - mean["none"])
+    same = pd.DataFrame({"model": "resnet50", "method": ["none", "byot"]})
+    same = same.assign(**dict.fromkeys(published.THEIRS, 0.5))
+    beside = published.beside(same, published.published_cells(), "cifar100")
+    assert list(beside["published model"]) == ["resnet50"] * 2
+    assert published.beside(same, published.published_cells(), "digits").empty
+
+
+# --- the page
+
+
+def test_the_page(study, tmp_path, monkeypatch):
+    params, rows = study
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, folder, name: drawn.append(name))
+    made = [run for run in runs(params) if run.seed == 0]
+    assert not report.has_seconds(made, params, tmp_path)
+    report.write_seconds(made, {run.id: 2.0 + at for at, run in enumerate(made)}, params, tmp_path)
+    assert report.has_seconds(made, params, tmp_path)
+    text = report.write(rows, params, tmp_path).read_text()
+    for part in ("PS-KD + BYOT + DMFL", "The three parts", "Heads", "What was published", "±"):
+        assert part in text
+    assert set(drawn) == {"effects", "versus_baseline", "error_vs_seconds"}  # no predictions
+    found = report.deterministic_tables(rows, params)
+    stored = {path.stem: path.read_bytes() for path in (tmp_path / STEM).glob("*.csv")}
+    assert stored.keys() == {name for name, table in found.items() if len(table)} | {"seconds"}
+    again = report.write(rows[::-1], params, tmp_path)  # the order of the rows does not matter
+    assert again.read_text() == text
+    assert {path.stem: path.read_bytes() for path in (tmp_path / STEM).glob("*.csv")} == stored
+
+
+def test_the_page_of_real_runs(finished):
+    lab, params, rows = finished
+    page = report.write(rows, params, lab.store.root)
+    folder = lab.store.root / STEM
+    assert (folder / "figures" / "reliability_by_head.png").exists()
+    assert "BYOT" in page.read_text()
+    assert not (folder / "effects.csv").exists()  # four methods are no factorial
+
+
+def test_a_study_of_one_plain_network_has_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda *figure: None)
+    params = params_of(**CIFAR | {"seeds": [0]}, methods=["none"])
+    page = report.write([fake_row(run) for run in runs(params)], params, tmp_path)
+    assert "baseline" in page.read_text()
+
+
+def test_the_answer_says_what_its_seeds_allow(study):
+    params, rows = study
+    sentences = words.answer(report.deterministic_tables(rows, params))
+    first = sentences[0]
+    assert first.startswith("PS-KD on resnet20, alone:")  # four seeds, three for the factorial
+    assert "(4 seeds, mean ± half of the 95 % t interval, descriptive)" in first
+    assert sentences[1].startswith("BYOT on resnet20, averaged over the other parts:")
+    assert (
+        "more accurate than the final head in 4 of 4 methods (mean +1.00 points)" in sentences[-3]
+    )
+    assert "0.54 points" in sentences[-1]
+    five = params_of(**CIFAR | {"seeds": [0, 1, 2, 3, 4]})
+
+    def number(method, seed):
+        return 0.3 + seed / 100 - (0.02 + seed / 1000) * ("pskd" in method)
+
+    table = report.deterministic_tables([fake_row(run, number) for run in runs(five)], five)
+    assert "interval beyond 0: top-1 error" in words.answer(table)[0]
