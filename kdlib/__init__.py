@@ -1,7 +1,9 @@
 """kdlib: knowledge distillation and calibration for image classifiers, measured properly."""
 
-from kdlib import _compat  # noqa: F401 (first of all: it makes torchvision importable)
-from kdlib import studies  # noqa: F401 (importing registers them)
+from kdlib import (
+    _compat,  # noqa: F401 (first of all: it makes torchvision importable)
+    studies,  # noqa: F401 (importing registers them)
+)
 from kdlib.config import Params, Run, load_params, load_settings
 from kdlib.pipeline import Lab
 from kdlib.store import Store, load_student

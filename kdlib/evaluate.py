@@ -5,19 +5,26 @@ from the float16 logits as they are stored, so that it can be recomputed exactly
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from kdlib import metrics, seeding
+from kdlib import metrics, objectives, seeding
+from kdlib.config import Run
 from kdlib.data import ImageSet, Selection
-from kdlib.train import Trained, predict
+from kdlib.train import FINAL, Trained, predict, predict_heads
 
 VERSION = 1  # of `measure`, noted in each row; `python -m kdlib evaluate` brings old rows up to it
 CALIBRATION_IMAGES = 500  # a class, at most
+LOG_ZERO = -100.0  # for the logarithm of a probability of 0
+ENSEMBLE = "ensemble"  # of a network's heads, beside their names
+HEAD_LOGITS = "_head_test_logits"  # what follows a side head's name in the predictions
+TEACHERS_LOGITS = "teachers_test_logits"  # (M, N, K), in the predictions of their student
 
 Predictions = dict[str, np.ndarray]
+TeacherViews = dict[str, list[torch.Tensor]]
 
 
 def evaluate(
@@ -29,28 +36,76 @@ def evaluate(
 
 
 def predictions(trained: Trained, record: ImageSet, selection: Selection) -> Predictions:
-    """float16 logits and labels: `test_*`, `val_*`, `balanced_*` (`balanced_indices`), and
-    `selected_test_logits` where the epoch that validation chose is not the last. ValueError when a
+    """float16 logits and labels: `test_*`, `val_*`, `balanced_*` (`balanced_indices`),
+    `selected_test_logits` where the epoch that validation chose is not the last, and
+    `<stage>_head_test_logits` of the side heads that were taught to classify. ValueError when a
     logit does not fit into float16."""
-    found = {
-        "test_labels": record.test_labels.astype(np.int16),
-        "test_logits": predict(trained.network, record.test_images),
-    }
-    balanced = balanced_indices(record, selection, trained.run.seed)
-    for name, rows in (("val", selection.val_indices), ("balanced", balanced)):
-        if len(rows):
-            found[f"{name}_labels"] = record.train_labels[rows].astype(np.int16)
-            found[f"{name}_logits"] = predict(trained.network, record.train_images[rows])
+    sides = objectives.taught_heads(trained.run, getattr(trained.network, "side_heads", ()))
+    heads = predict_heads(trained.network, record.test_images, sides) if sides else {}
+    found = {f"{name}{HEAD_LOGITS}": heads[name] for name in sides}
+    for name, (images, labels) in _splits(record, selection, trained.run.seed).items():
+        found[f"{name}_labels"] = labels.astype(np.int16)
+        found[f"{name}_logits"] = predict(trained.network, images)
     if trained.history and trained.selected_epoch != trained.history[-1]["epoch"]:
         chosen = copy.deepcopy(trained.network)
         chosen.load_state_dict(trained.selected)
         found["selected_test_logits"] = predict(chosen, record.test_images)
+    return _as_float16(found, trained.run)
+
+
+def teacher_views(
+    teachers: Sequence[torch.nn.Module], record: ImageSet, selection: Selection, seed: int
+) -> TeacherViews:
+    """The logits of each teacher on the images that `predictions` reads, by split."""
+    return {
+        name: [predict(network, images) for network in teachers]
+        for name, (images, _) in _splits(record, selection, seed).items()
+    }
+
+
+def pooled_predictions(
+    run: Run, views: TeacherViews, record: ImageSet, selection: Selection
+) -> Predictions:
+    """What `predictions` says of a network, of teachers put together by the run's consensus rule:
+    logits are log-probabilities. A labelled rule reads the labels of the images it answers."""
+    (options,) = run.objective.values()
+    sets, found = objectives.class_sets(run, record.classes), {}
+    for name, (_, labels) in _splits(record, selection, run.seed).items():
+        args = (views[name], sets, record.num_classes, torch.from_numpy(labels))
+        probs = objectives.consensus(options["rule"], *args, options["temperature"])
+        found[f"{name}_labels"] = labels.astype(np.int16)
+        found[f"{name}_logits"] = probs.log().clamp(min=LOG_ZERO)
+    return _as_float16(found, run)
+
+
+def _splits(
+    record: ImageSet, selection: Selection, seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of test and, where there are any, of `val` and `balanced`."""
+    found = {"test": (record.test_images, record.test_labels)}
+    balanced = balanced_indices(record, selection, seed)
+    for name, rows in (("val", selection.val_indices), ("balanced", balanced)):
+        if len(rows):
+            found[name] = record.train_images[rows], record.train_labels[rows]
+    return found
+
+
+def _as_float16(found: dict[str, Any], run: Run) -> Predictions:
     for name, values in found.items():
         if name.endswith("logits"):
             found[name] = np.asarray(values, dtype=np.float16)
             if not np.isfinite(found[name]).all():
-                raise ValueError(f"{trained.run.id}: {name} hold a value beyond float16")
+                raise ValueError(f"{run.id}: {name} hold a value beyond float16")
     return found
+
+
+def confusion(found: Mapping[str, np.ndarray]) -> list[list[int]]:
+    """[i][j]: test images of class i that are taken for class j."""
+    logits, labels = found["test_logits"], found["test_labels"].astype(np.int64)
+    classes = logits.shape[1]
+    taken = metrics.softmax(logits).argmax(axis=1)  # as accuracy reads them
+    counts = np.bincount(labels * classes + taken, minlength=classes**2)
+    return counts.reshape(classes, classes).tolist()
 
 
 def balanced_indices(record: ImageSet, selection: Selection, seed: int) -> np.ndarray:
@@ -71,7 +126,10 @@ def measure(found: Mapping[str, np.ndarray], class_counts: list[int]) -> dict[st
     """Every metric of a run from its stored predictions, by split.
 
     `test` has all of them; `val` weights its images by 1 / (C n_c), because test is uniform;
-    `selected` is the test row of the epoch that validation chose; the rest are `controls`.
+    `selected` is the test row of the epoch that validation chose; `heads` has those of each head
+    and of their ensemble where side heads classify; `fidelity` and `teachers` are there where
+    several teachers know all classes: how it follows them on test, at temperature 4, and what they
+    are together (`of_teachers`); the rest are `controls`.
     """
     labels = found["test_labels"]
     measured = {"test": _test_metrics(found["test_logits"], labels, class_counts)}
@@ -79,7 +137,41 @@ def measure(found: Mapping[str, np.ndarray], class_counts: list[int]) -> dict[st
         measured["val"] = _val_metrics(found["val_logits"], found["val_labels"])
     if "selected_test_logits" in found:
         measured["selected"] = _brief(metrics.softmax(found["selected_test_logits"]), labels)
+    probs = head_probs(found)
+    if len(probs) > 1:
+        measured["heads"] = {name: _brief(own, labels) for name, own in probs.items()}
+    if TEACHERS_LOGITS in found:
+        theirs = found[TEACHERS_LOGITS]
+        measured["fidelity"] = metrics.fidelity_scores(found["test_logits"], theirs)
+        measured["teachers"] = of_teachers(theirs, labels)
     return measured | controls(found, class_counts)
+
+
+def of_teachers(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What M teachers are on test, (M, N, K) logits: diversity (M,), KLs [i][j] = KL(i || j) and
+    Jensen-Shannon divergences (M, M) at temperature 4; their `ensemble` at temperature 1, by what
+    is averaged."""
+    logits = logits.astype(np.float64)
+    pooled = {
+        "probs": np.mean([metrics.softmax(one) for one in logits], axis=0),
+        "logits": metrics.softmax(logits.mean(axis=0)),
+    }
+    return {
+        "diversity": metrics.teacher_diversity(logits).tolist(),
+        "kl": metrics.pairwise_diversity(logits).tolist(),
+        "jensen_shannon": metrics.jensen_shannon(logits).tolist(),
+        "ensemble": {pool: _brief(probs, labels) for pool, probs in pooled.items()},
+    }
+
+
+def head_probs(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Test probabilities (N, K) of each head from input to output, "final" after the side heads by
+    their stage, and of their "ensemble", the mean of the probabilities; "final" alone without side
+    heads."""
+    sides = sorted(name for name in found if name.endswith(HEAD_LOGITS))
+    probs = {name.removesuffix(HEAD_LOGITS): metrics.softmax(found[name]) for name in sides}
+    probs[FINAL] = metrics.softmax(found["test_logits"])
+    return probs | ({ENSEMBLE: np.mean(list(probs.values()), axis=0)} if sides else {})
 
 
 def controls(found: Mapping[str, np.ndarray], class_counts: list[int]) -> dict[str, dict[str, Any]]:

@@ -4,18 +4,18 @@ Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook tha
 what it lacks, and a batch job that is started again does only what is left.
 """
 
-import functools
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdlib import evaluate, models, objectives, train
 from kdlib.config import Execution, Run, StudyParams, by_stream
-from kdlib.data import ImageSet, Selection, load, select
+from kdlib.data import ImageSet, Selection, image_selection, image_set
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
 
@@ -27,27 +27,6 @@ log = logging.getLogger("kdlib")
 
 class FailedRuns(RuntimeError):
     """Some runs did not end well; all others are stored."""
-
-
-@functools.lru_cache(maxsize=2)
-def image_set(name: str, data_dir: str | None, image_size: int | None, trust: bool) -> ImageSet:
-    """`kdlib.data.load`, kept: a job reads a set once."""
-    return load(name, data_dir, trust, image_size=image_size)
-
-
-@functools.lru_cache(maxsize=64)
-def image_selection(
-    name: str,
-    data_dir: str | None,
-    image_size: int | None,
-    trust: bool,
-    imbalance_factor: float | None,
-    val_fraction: float | None,
-    seed: int,
-) -> Selection:
-    """`kdlib.data.select`, kept: the runs of a seed share it."""
-    record = image_set(name, data_dir, image_size, trust)
-    return select(record, imbalance_factor, val_fraction, seed)
 
 
 class Lab:
@@ -70,6 +49,7 @@ class Lab:
         if self.device == "cuda":
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 is fp32, not TF32
         self.data_dir, self.trust_data = data_dir, trust_data
+        self._views: dict[tuple, evaluate.TeacherViews] = {}  # of the last teachers pooled
 
     @classmethod
     def of(cls, params: StudyParams, out_dir: str | Path = "") -> "Lab":
@@ -79,12 +59,12 @@ class Lab:
         return cls(folder, Execution(**values), params.data_dir, params.trust_data)
 
     def record(self, run: Run) -> ImageSet:
-        """The data set of a run."""
-        return image_set(run.data, self.data_dir, run.image_size, self.trust_data)
+        """The data set of a run: the classes it knows, where it says which."""
+        return image_set(run.data, self.data_dir, run.image_size, self.trust_data, run.classes)
 
     def selection(self, run: Run) -> Selection:
         """The images of it that a run trains and validates on: a function of its seed."""
-        key = (run.imbalance_factor, run.val_fraction, run.seed)
+        key = (run.imbalance_factor, run.val_fraction, run.seed, run.classes)
         return image_selection(run.data, self.data_dir, run.image_size, self.trust_data, *key)
 
     def check(self, runs: Collection[Run]) -> None:
@@ -128,18 +108,25 @@ class Lab:
         return None
 
     def _carry_out(self, runs: Collection[Run]) -> list[str]:
-        """Train (or measure, where a network was given) and store; what went wrong, in words."""
+        """Train (or measure, where a network was given or teachers are pooled) and store; what went
+        wrong, in words."""
         self.check(runs)
         failures = []
         for run in runs:
             if run.given:
                 self._store(train.Trained(run, self._given_network(run)))
-        for stream in by_stream(run for run in runs if not run.given):
+        for stream in by_stream(run for run in runs if run.recipe):
             size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
             for cohort in self._cohorts(stream, size):
                 try:
                     failures += self._train(cohort)
                 except FailedRuns as error:  # of a teacher
+                    failures.append(str(error))
+        for run in runs:
+            if _pooled(run):  # last: its teachers may be among the others
+                try:
+                    self._store(train.Trained(run, torch.nn.Module()))
+                except FailedRuns as error:
                     failures.append(str(error))
         return failures
 
@@ -210,12 +197,13 @@ class Lab:
 
     def _store(self, trained: train.Trained) -> Row:
         run, record, selection = trained.run, self.record(trained.run), self.selection(trained.run)
-        metrics, found = evaluate.evaluate(trained, record, selection)
+        found = self._predictions(trained)
+        metrics = evaluate.measure(found, list(selection.class_counts))
         row = {
             "labels": run.labels,
             "run": run.identity(),
             "classes": list(record.classes),
-            "network": train.network_shape(run, record),
+            "network": None if _pooled(run) else train.network_shape(run, record),
             "metrics": metrics,
             "evaluation": evaluate.VERSION,
             "history": trained.history,
@@ -227,9 +215,39 @@ class Lab:
             "data": data_facts(record, selection),
             "provenance": provenance(self.device, self.execution),
         }
+        if run.classes:
+            row["confusion"] = evaluate.confusion(found)
         timing = {"seconds": trained.seconds, "peak_memory_mb": peak_memory_mb()}
         self.store.write_json(run, "timings", {"id": run.id, **timing})
         return self.store.write(run, row, trained.network.state_dict(), found)
+
+    def _predictions(self, trained: train.Trained) -> evaluate.Predictions:
+        run = trained.run
+        data = self.record(run), self.selection(run)
+        if _pooled(run):
+            return evaluate.pooled_predictions(run, self._teacher_views(run), *data)
+        found = evaluate.predictions(trained, *data)
+        if len(run.teachers) > 1 and all(one.classes == run.classes for one in run.teachers):
+            theirs = [self._test_logits(teacher) for teacher in run.teachers]
+            found[evaluate.TEACHERS_LOGITS] = np.stack(theirs)
+        return found
+
+    def _teacher_views(self, run: Run) -> evaluate.TeacherViews:
+        """Its teachers' logits on its images, kept: ensembles differ in how they pool them."""
+        asked = (run.classes, run.seed, *(teacher.id for teacher in run.teachers))
+        if asked not in self._views:
+            networks = [self.network(teacher) for teacher in run.teachers]
+            data = self.record(run), self.selection(run)
+            self._views = {asked: evaluate.teacher_views(networks, *data, run.seed)}
+        return self._views[asked]
+
+    def _test_logits(self, run: Run) -> np.ndarray:
+        """A done run's float16 logits on test, stored or predicted once more."""
+        path = self.store.path(run, "predictions")
+        if not path.exists():
+            return self._predictions(train.Trained(run, self.network(run)))["test_logits"]
+        sha256 = self.store.row(run)["files"]["predictions"]
+        return read_tensors(path, sha256)["test_logits"].numpy()
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
@@ -239,9 +257,8 @@ class Lab:
         row = self.stored(run)
         if row is None or not self.store.path(run, "checkpoints").exists():
             return None
-        network = self.store.network(run)
-        trained = train.Trained(run, network)
-        found = evaluate.predictions(trained, self.record(run), self.selection(run))
+        network = torch.nn.Module() if _pooled(run) else self.store.network(run)
+        found = self._predictions(train.Trained(run, network))
         path = self.store.path(run, "predictions")
         before = read_tensors(path, row["files"]["predictions"]) if path.exists() else {}
         if "selected_test_logits" in before:
@@ -267,6 +284,11 @@ class Lab:
                 "%s was rebuilt and differs: test accuracy %.4f, was %.4f", run.id, now, was
             )
         return self.store.network(run)
+
+
+def _pooled(run: Run) -> bool:
+    """Whether a run is its teachers put together, and no network of its own."""
+    return run.recipe is None and run.given is None
 
 
 def _load_given(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 
+from kdlib import grid, studies  # noqa: F401 (importing registers their notebooks)
 from kdlib.config import Run, StudyParams, by_stream, load_settings, merge, validate
 from kdlib.registry import STUDIES, suggest
 
@@ -71,7 +72,8 @@ def plan(profile: str, out_dir: str | Path | None = None, **changes: Any) -> Pla
     parts = _parts(sorted((ROOT / "params" / profile).glob("*.yaml")), changes)
     jobs: list[Job] = []
     for part in parts:
-        before = [job for job in jobs if _setting(job) == part.params.setting]
+        alone = not part.params.setting  # a part without settings reads those of all
+        before = [job for job in jobs if alone or _setting(job) == part.params.setting]
         jobs += _jobs(part, out_dir, jobs, before)
     return Plan(profile, out_dir, tuple(jobs), tuple(parts))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from report_helpers import fake_rows, params_of
 
-from kdlib import metrics, report, seeding
-from kdlib.report import choice, images, text
+from kdlib import metrics, seeding
+from kdlib.report import choice, images, kd_calibration, text
 from kdlib.report.study import Study
 
 ENOUGH = [250, 130, 60, 40, 30, 20, 10, 10, 5, 5]
@@ -153,7 +153,7 @@ def test_the_report_says_which_and_how_sure(study):
     )
     assert f"choose the same cell in {100 * sure['choice_same']:.0f} % of 1000" in sentence
     assert sentence in text.terminal(study)
-    tables = report.deterministic_tables(study)
+    tables = kd_calibration.tables(study)
     assert list(tables["best"]["cell"]) == list(tables["best_certainty"]["cell"])
 
 
@@ -181,7 +181,7 @@ def test_a_small_validation_chooses_nothing(counts, words):
     assert study.certainty.empty
     assert words in text.best(study)
     assert not {"best", "best_certainty"} & {
-        name for name, table in report.deterministic_tables(study).items() if len(table)
+        name for name, table in kd_calibration.tables(study).items() if len(table)
     }
     assert choice.objections(study.students)
     assert not choice.objections(study_of([0], [50] * 10).students)

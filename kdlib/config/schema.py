@@ -138,7 +138,8 @@ class Run(Strict):
 
     objective: term name -> its options and weight, all of them explicit. targets: the same of what
     softens the targets its label terms read, at most one. teachers: the runs whose networks teach
-    this one. classes: names of those of the set's classes it knows, None: all. `labels` (the cell
+    this one. classes: names of those of the set's classes it knows, None: all. fidelity_every:
+    epochs between two comparisons with the teachers on validation, 0: none. `labels` (the cell
     in the grid) make the readable half of the id and do not enter its hash; nor does
     `folder` (where its results lie).
     """
@@ -161,6 +162,7 @@ class Run(Strict):
     precision: str = "fp32"
     compile: bool = False
     teachers: tuple["Run", ...] = ()
+    fidelity_every: Annotated[int, Field(ge=0)] = 0
     labels: dict[str, Any] = {}
     folder: str = ""
 
@@ -173,7 +175,8 @@ class Run(Strict):
 
     def _dump(self, exclude: set[str]) -> dict[str, Any]:
         """The fields that say something: a field that came later keeps older ids as they were."""
-        unset = {name for name in ("targets", "classes") if not getattr(self, name)}
+        later = ("targets", "classes", "fidelity_every")
+        unset = {name for name in later if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=exclude | unset)
 
     @cached_property

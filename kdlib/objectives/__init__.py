@@ -8,7 +8,12 @@ What softens the targets of the label terms (`Run.targets`) is a module of its o
 `(batch) -> (B, K) targets`, and `observe(batch, network, view)` after each forward.
 """
 
-from kdlib.objectives import self_distillation, single_teacher  # noqa: F401 (these register terms)
+from kdlib.objectives import (  # noqa: F401 (these register terms)
+    multi_teacher,
+    overlapping,
+    self_distillation,
+    single_teacher,
+)
 from kdlib.objectives.assemble import (
     build,
     build_targets,
@@ -17,9 +22,11 @@ from kdlib.objectives.assemble import (
     dry_view,
     needs_side_heads,
     needs_taps,
+    taught_heads,
     versions,
 )
 from kdlib.objectives.base import LABEL, Context, Term, term
+from kdlib.objectives.overlapping import consensus
 
 __all__ = [
     "LABEL",
@@ -29,9 +36,11 @@ __all__ = [
     "build_targets",
     "check",
     "class_sets",
+    "consensus",
     "dry_view",
     "needs_side_heads",
     "needs_taps",
+    "taught_heads",
     "term",
     "versions",
 ]

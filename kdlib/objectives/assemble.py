@@ -82,6 +82,17 @@ def needs_side_heads(run: Run) -> bool:
     return any(facts["side_heads"] for facts in _facts(run))
 
 
+def taught_heads(run: Run, heads: Sequence[str]) -> list[str]:
+    """Those of a network's side heads that some term of the run teaches to classify."""
+    taught = {
+        head
+        for name, options in run.objective.items()
+        if name != LABEL
+        for head in TERMS[name].facts["taught_heads"](heads, options)
+    }
+    return [head for head in heads if head in taught]
+
+
 def needs_taps(run: Run) -> bool:
     """Whether some term reads more of the teachers than their logits."""
     return any(facts["teachers"] != 0 and not facts["logits_only"] for facts in _facts(run))

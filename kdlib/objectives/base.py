@@ -1,6 +1,6 @@
 """What a term is: its context, its weight, its entry in the registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ class Context:
 
     student, teachers: views of a dry forward, for their widths. labels: (n_train,) class of each
     training row. class_counts: (K,) of the training set as really used. class_sets: for each
-    teacher, the student's classes that its logits stand for, in their order.
+    teacher, the student's classes that its logits stand for, in their order. validation: gives the
+    teachers' logits (M, N, K) on the validation images and their labels (N,), computed when first
+    asked for; None where there are shapes only.
     """
 
     student: View
@@ -26,6 +28,7 @@ class Context:
     class_counts: Tensor
     seed: int
     class_sets: tuple[tuple[int, ...], ...] = ()
+    validation: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     @property
     def teacher(self) -> View:
@@ -55,6 +58,7 @@ def term(
     version: int = 1,
     logits_only: bool = False,
     side_heads: bool = False,
+    taught_heads: Callable[..., Sequence[str]] = lambda heads, options: (),
     partial: bool = False,
     scale: Callable[[Context], float] = lambda context: 1.0,
     check: Callable[..., None] = lambda options, class_counts, mixup: None,
@@ -64,8 +68,10 @@ def term(
 
     teachers: how many it takes, None for any number from one, 0 for a term that reads none.
     logits_only: of the teachers it reads nothing else, so they may be cached. side_heads: it needs
-    the student's. partial: its teachers may know some of the student's classes only.
+    the student's. taught_heads: those of them, given their names and the term's options, that it
+    teaches to classify. partial: its teachers may know some of the student's classes only.
     """
     facts = {"weight": weight, "label_weight": label_weight, "teachers": teachers}
     facts |= {"logits_only": logits_only, "side_heads": side_heads, "partial": partial}
+    facts["taught_heads"] = taught_heads
     return TERMS.register(name, version, **facts, scale=scale, check=check)

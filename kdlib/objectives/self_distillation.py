@@ -1,6 +1,7 @@
 """A network as its own teacher: side heads (BYOT, DMFL) and its own past (PS-KD)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,11 @@ from kdlib.registry import TARGETS
 from kdlib.types import Batch, Forward, View
 
 
-@term("byot", weight=1.0, teachers=0, side_heads=True)
+def _from_first(heads: Sequence[str], options: Mapping[str, Any]) -> Sequence[str]:
+    return list(heads)[options["first_head"] - 1 :]
+
+
+@term("byot", weight=1.0, teachers=0, side_heads=True, taught_heads=_from_first)
 def byot(
     context: Context,
     temperature: Positive = 3.0,
@@ -24,7 +29,7 @@ def byot(
     """Be your own teacher: side heads learn from the targets and from the final head (Zhang et al.
     2019). first_head: the heads from this one on take part, 1 is the shallowest. Published code
     counts the final head's cross-entropy twice: `label_weight: 1.9`."""
-    heads = list(context.student.side_logits)[first_head - 1 :]
+    heads = _from_first(context.student.side_logits, {"first_head": first_head})
     if not heads:
         known = list(context.student.side_logits)
         raise ValueError(f"byot: first_head {first_head}, but the side heads are {known}")

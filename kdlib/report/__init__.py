@@ -1,29 +1,31 @@
-"""Tables and the report of the KD x calibration study, from stored rows only: nothing trains."""
+"""Tables and the report of each study, from stored rows only: nothing trains.
 
-import json
+What stands here is the KD x calibration study's; the others' are modules of their own. Each has
+`write(rows, params, out_dir)` and `deterministic_tables(rows, params, out_dir)`.
+"""
+
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-import pandas as pd
-
-from kdlib import grid, plots
-from kdlib.config import Params
-from kdlib.grid import NO_KD
-from kdlib.report import page
-from kdlib.report.compose import REPORT, Section
+from kdlib import grid
+from kdlib.config import StudyParams
 from kdlib.report.effects import summary
-from kdlib.report.figures import figures
 from kdlib.report.images import batch_ece
+from kdlib.report.kd_calibration import write
 from kdlib.report.study import Study
 from kdlib.report.tables import cells, csv, published, teacher_student_means
-from kdlib.report.text import readable, terminal, title
+from kdlib.report.text import readable, title
 from kdlib.store import Row
 
 __all__ = [
+    "SECTIONS",
     "Study",
     "batch_ece",
     "cells",
     "differing_tables",
+    "of",
     "published",
     "readable",
     "summary",
@@ -32,60 +34,30 @@ __all__ = [
     "write",
 ]
 
-
-def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
-    """Write a grid's tables and figures, and its section of the report; the page's path.
-
-    rows: stored rows of students and teachers, of other params too (they are left out). Under
-    out_dir, `03_calibration_study/[<setting>/]` gets the tables as CSV files and figures/;
-    `report/` gets index.html and summary.txt. The same rows give the same bytes, but for
-    timings.csv. What needs predictions is left out, and the page says so, where some are missing.
-    ValueError where there is no row of a student of these params.
-    """
-    out_dir = Path(out_dir)
-    study = Study.of(rows, params, out_dir)
-    section = Section(out_dir, grid.STUDY, params.setting)
-    section.tables(deterministic_tables(study) | {"timings": _timings(study, out_dir)})
-    drawn = {name: section.figure(name, *found) for name, found in figures(study).items()}
-    appendix, demo = Section(out_dir, REPORT), batch_ece()
-    shown = appendix.figure("batch_ece", page.BATCH, plots.batch_ece(demo, page.BATCH))
-    appendix.write(page.BATCH, page.demonstration(demo, shown))
-    parts = [*page.section(study, drawn), section.files()]
-    return section.write(title(params), parts, terminal(study))
+# Which module writes the section of a notebook.
+SECTIONS = {
+    grid.STUDY: "kd_calibration",
+    "04_self_distillation": "self_distillation",
+    "05_multi_teacher_fidelity": "multi_teacher",
+    "06_overlapping_teachers": "overlapping",
+}
 
 
-def deterministic_tables(study: Study) -> dict[str, pd.DataFrame]:
-    """Every table that is a function of the rows (and predictions) alone, by its file's stem."""
-    return {
-        "cells": study.cells,
-        "summary": study.summary,
-        "interactions": study.interactions,
-        "teachers": study.teacher_cells,
-        "posthoc": study.posthoc,
-        "controls": study.posthoc[study.posthoc["kd_method"] == NO_KD],
-        "contests": study.contests,
-        "control_grids": study.control_grids,
-        "rank_stability": study.stability,
-        "best": study.best,
-        "best_certainty": study.certainty,
-    }
+def of(stem: str) -> ModuleType:
+    """The module of a notebook's section, by the notebook's stem."""
+    return import_module(f"kdlib.report.{SECTIONS[stem]}")
 
 
-def differing_tables(rows: Sequence[Row], params: Params, out_dir: str | Path) -> list[str]:
-    """The files of a grid's tables that are not what the rows give; one that cannot be made from
-    what is here (rank stability without predictions) is not judged."""
-    study = Study.of(rows, params, out_dir)
-    folder = Path(out_dir) / grid.STUDY / params.setting
+def differing_tables(
+    stem: str, rows: Sequence[Row], params: StudyParams, out_dir: str | Path
+) -> list[str]:
+    """The files of a section's tables that are not what the rows give, or are not there; a table
+    that cannot be made from what is here (rank stability without predictions) is not judged."""
+    folder = Path(out_dir) / stem / params.setting
+    made = of(stem).deterministic_tables(rows, params, out_dir)
+    files = {folder / f"{name}.csv": csv(table) for name, table in made.items() if len(table)}
     return [
-        str(folder / f"{name}.csv")
-        for name, table in deterministic_tables(study).items()
-        if len(table) and (folder / f"{name}.csv").read_bytes() != csv(table)
+        str(path)
+        for path, content in files.items()
+        if not path.exists() or path.read_bytes() != content
     ]
-
-
-def _timings(study: Study, out_dir: Path) -> pd.DataFrame:
-    """How long each run took; a run whose timing is not there has no line."""
-    rows = study.students + study.teachers
-    paths = (out_dir / row["folder"] / "timings" / f"{row['id']}.json" for row in rows)
-    lines = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    return pd.DataFrame(lines, columns=["id", "seconds", "peak_memory_mb"]).sort_values("id")

@@ -48,7 +48,51 @@ NUMBERS = {
     "tau": ("tau", 1, 2, False),
     "acc_published": ("ACC % published", 100, 2, False),
     "ece_published": ("ECE published", 1, 4, False),
+    "inside": ("errors inside %", 100, 2, False),
+    "between": ("errors between %", 100, 2, False),
+    "parameters": ("parameters", 1, 0, False),
+    "MFLOP": ("MFLOP", 1, 1, False),
+    "top1_error": ("top-1 error %", 100, 2, False),
+    "top5_error": ("top-5 error %", 100, 2, False),
+    "ece_10": ("ECE, 10 bins", 1, 4, False),
+    "aurc": ("AURC x1000", 1, 1, False),
+    "e_aurc": ("E-AURC x1000", 1, 1, False),
+    "nll_after": ("NLL after T", 1, 3, False),
+    "ece_after": ("ECE after T", 1, 4, False),
+    "seconds_an_epoch": ("seconds an epoch", 1, 2, False),
+    "slower": ("times the plain network's", 1, 2, False),
+    "mean_gap": ("mean difference", 1, 2, True),
+    "gap_size": ("its mean size", 1, 2, False),
+    "largest_gap": ("the largest", 1, 2, False),
 }
+NUMBERS |= {  # an effect in the metric's own units; a published number beside ours
+    f"{name}{end}": (f"{NUMBERS[name][0]}{words}", *NUMBERS[name][1:3], signed)
+    for name in ("top1_error", "top5_error", "ece_10", "aurc", "e_aurc", "nll_after", "ece_after",
+                 "nll", "ece")
+    for end, words, signed in (
+        ("_effect", " effect", True), ("_published", " published", False),
+        ("_effect_published", " effect published", True),
+    )
+    if f"{name}{end}" not in NUMBERS
+}  # fmt: skip
+NUMBERS |= {  # fidelity: KLs in nats
+    f"{name}{end}": (f"{heading}{words}", scale, digits, signed)
+    for name, heading, scale, digits in (
+        ("centroid_probs", "KL to centroid of probabilities", 1, 3),
+        ("centroid_logits", "KL to centroid of logits", 1, 3),
+        ("mean_individual", "mean individual KL", 1, 3),
+        ("individual", "individual KL", 1, 3), ("agreement", "top-1 agreement %", 100, 2),
+        ("diversity", "diversity", 1, 3), ("jensen_shannon", "Jensen-Shannon", 1, 3),
+        ("kl", "KL", 1, 3), ("kl_back", "KL back", 1, 3),
+        ("multi_kd_first", "weight on logits, first", 1, 3),
+        ("multi_kd_last", "weight on logits, last", 1, 3),
+        ("hints_first", "weight of hints, first", 1, 3),
+        ("hints_last", "weight of hints, last", 1, 3),
+    )
+    for end, words, signed in (
+        ("", "", False), ("_effect", " effect", True), ("_published", " published", False),
+    )
+}  # fmt: skip
 WORDS = {
     "at_bound": "fits at a bound", "better": "better in both", "clear": "clearly so",
     "kd_method": "KD", "teacher_loss": "teacher", "student_loss": "student",
