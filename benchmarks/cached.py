@@ -6,31 +6,15 @@ grow with the data, so a tenth of the images is enough here.
 """
 
 import statistics
-from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from benchmarks import common, plain
-from kdlib import data, losses, train, tune
-from kdlib.config import Augment, Positive, Run
-from kdlib.objectives import Context, term
-from kdlib.types import Forward
+from kdlib import data, train, tune
+from kdlib.config import Augment, Run
 
 TEACHERS = (
     "teacher_cnn1", "teacher_cnn2", "teacher_resnet", "teacher_vgg", "teacher_densenet",
 )  # fmt: skip
-
-
-@term("benchmark_mean_kd", weight=0.9, teachers=None, logits_only=True)
-def mean_kd(context: Context, temperature: Positive = 4.0) -> Callable:
-    """KD from the mean of the teachers' tempered probabilities."""
-
-    def loss(forward: Forward) -> torch.Tensor:
-        probs = [(view.logits / temperature).softmax(1) for view in forward.teachers]
-        return losses.kd_probs(forward.student.logits, torch.stack(probs).mean(0), temperature)
-
-    return loss
 
 
 def taught(data_name: str, student: str, teachers: tuple[str, ...]) -> Run:
@@ -43,7 +27,7 @@ def taught(data_name: str, student: str, teachers: tuple[str, ...]) -> Run:
     several = tuple(teacher.model_copy(update={"model": name}) for name in teachers)
     objective = {
         "label": {"weight": 0.1, "loss": "ce"},
-        "benchmark_mean_kd": {"weight": 0.9, "temperature": 4.0},
+        "multi_kd": {"weight": 0.9, "temperature": 4.0, "pool": "probs"},
     }
     return run.model_copy(update={"teachers": several, "objective": objective})
 

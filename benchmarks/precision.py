@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks import common
+from kdlib.report.tables import cell_label
 from kdlib.store import Row, Store
 
 METRICS = ("acc", "nll", "ece")
@@ -23,7 +24,7 @@ def table(rows: Sequence[Row], seconds: dict[str, float]) -> pd.DataFrame:
     """One line a run: cell, seed, precision, test metrics, training seconds (by run id)."""
     lines = []
     for row in rows:
-        cell = "-".join(str(value) for value in row["labels"].values())
+        cell = cell_label(row["labels"])
         line = {"cell": cell, "seed": row["run"]["seed"], "precision": row["run"]["precision"]}
         line |= {name: row["metrics"]["test"][name] for name in METRICS}
         lines.append(line | {"seconds": seconds.get(row["id"], np.nan)})

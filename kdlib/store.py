@@ -42,8 +42,10 @@ def write_atomic(path: Path, content: bytes) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:  # a full disk names no file
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     return hashlib.sha256(content).hexdigest()

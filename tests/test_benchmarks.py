@@ -134,8 +134,8 @@ def test_precision_pairs_inside_a_seed():
         for fp32, bf16 in zip(made[::2], made[1::2], strict=True)
     ]
     low, high = stats.t.interval(0.95, 4, np.mean(change[:5]), stats.sem(change[:5]))
-    assert found.loc["kd", "nll"] == pytest.approx(np.mean(change[:5]))
-    assert found.loc["kd", "nll_ci95"] == pytest.approx((high - low) / 2)
+    assert found.loc["KD", "nll"] == pytest.approx(np.mean(change[:5]))
+    assert found.loc["KD", "nll_ci95"] == pytest.approx((high - low) / 2)
     by_seed = np.mean([change[:5], change[5:]], axis=0)
     assert found.loc["all cells", "nll"] == pytest.approx(by_seed.mean())
     width = stats.t.ppf(0.975, 4) * stats.sem(by_seed)
@@ -147,7 +147,7 @@ def test_precision_pairs_inside_a_seed():
 def test_precision_counts_only_whole_pairs():
     made = rows(["kd", "none"], range(3), 0.0)
     found = precision.differences(precision.table(made[1:], {})).set_index("cell")
-    assert found["n"].to_dict() == {"kd": 2, "none": 3, "all cells": 2}
+    assert found["n"].to_dict() == {"KD": 2, "no KD": 3, "all cells": 2}
     (alone,) = precision.differences(precision.table(made[:2], {})).to_dict("records")[:1]
     assert alone["n"] == 1
     assert pd.isna(alone["acc_ci95"])

@@ -178,7 +178,8 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
         "kd_methods: none\nstudent_losses: ce\nteacher_losses: ce\nmixup: false\nepochs: 1\n"
     )
     folder = tmp_path / "params" / "mine"
-    (folder / "02_students.yaml").write_text("extends: 01_teachers.yaml\n")
+    for stem in ("02_students", "03_calibration_study"):
+        (folder / f"{stem}.yaml").write_text("extends: 01_teachers.yaml\n")
     made = plan("mine", tmp_path / "results")
     for _, params, runs in made.parts:
         Lab.of(params, made.out_dir).complete(runs)
