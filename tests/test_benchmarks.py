@@ -14,6 +14,8 @@ from scipy import stats
 from benchmarks import cached, cohorts, common, plain, precision, readme
 from kdlib import data, models, train, tune
 from kdlib.config import Augment
+from kdlib.plan import ROOT
+from kdlib.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,19 @@ def test_nothing_of_a_peer_is_needed_to_import_the_scripts():
     for teacher, student in peer.PAIRS.values():
         assert {teacher, student} <= {*models.names()}
     assert Path(readme.README).exists()
+
+
+def test_the_table_of_the_precision_test_is_what_its_rows_give():
+    rows = Store(ROOT / "results" / "precision").rows()
+    found = precision.differences(precision.table(rows, {})).set_index("cell")
+    names = {
+        "teacher CE": "T:CE", "no KD, CE": "no KD S:CE", "no KD, BS": "no KD S:BS",
+        "KD, CE": "KD T:CE S:CE", "KD, BS": "KD T:CE S:BS", "all cells": "all cells",
+    }  # fmt: skip
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for name, cell in names.items():
+        line = found.loc[cell]
+        acc = f"{100 * line['acc']:+.2f} +- {100 * line['acc_ci95']:.2f}"
+        nll = f"{line['nll']:+.3f} +- {line['nll_ci95']:.3f}"
+        ece = f"{line['ece']:+.4f} +- {line['ece_ci95']:.4f}"
+        assert f"| {name} | {acc} | {nll} | {ece} |" in text
