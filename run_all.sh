@@ -12,6 +12,7 @@
 ##   --workflow-profile NAME
 ##                  where the jobs run: local, slurm (docs/cluster.md) or a folder of your own
 ##   --trust-data   accept a data set whose fingerprint is not the recorded one
+##   --only NN      this notebook of the profile alone (04, 04_self_distillation); may be repeated
 ##   --set K=V      another value of a key of the params files, e.g. --set epochs=2
 ##
 ## Exit code: 0, 1 when a job failed (the others are done), 2 for a wrong option, profile or

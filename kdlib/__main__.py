@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         help="another value of a key of the params files, in YAML; may be repeated",
     )  # fmt: skip
     run.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK",
+        help="run this notebook of the profile (04, 04_self_distillation); may be repeated",
+    )  # fmt: skip
+    run.add_argument(
         "--workflow-profile", default="local", metavar="NAME",
         help="where the jobs run: a folder of workflow/profiles (local, slurm) or one of your own",
     )  # fmt: skip
@@ -103,6 +107,7 @@ def _run(options: argparse.Namespace) -> int:
             jobs=options.jobs,
             dry_run=options.dry_run,
             changes=dict(options.set) | ({"trust_data": True} if options.trust_data else {}),
+            notebooks=options.only,
             workflow_profile=options.workflow_profile,
             held=held,
         )

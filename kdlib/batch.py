@@ -36,6 +36,7 @@ def run(
     jobs: int | None = None,
     dry_run: bool = False,
     changes: Mapping[str, Any] | None = None,
+    notebooks: Sequence[str] = (),
     workflow_profile: str = "local",
     held: IO[str] | None = None,
 ) -> int:
@@ -43,13 +44,15 @@ def run(
 
     out_dir: default results/<profile>. jobs: notebooks at once, default the cores, on a GPU one.
     dry_run: print what would be done, with an estimate of time and memory. changes: other values of
-    keys of the params files. workflow_profile: where jobs run, a folder of workflow/profiles or one
+    keys of the params files. notebooks: the only ones to run. workflow_profile: where jobs run, a
+    folder of workflow/profiles or one
     of your own. held: the lock of out_dir, where the caller has taken it (`kdlib.lock.take`).
     LookupError for an unknown profile, ValueError for wrong params.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    whole, settings = plan(profile, out_dir, **changes or {}), workflow_folder(workflow_profile)
+    whole = plan(profile, out_dir, notebooks, **changes or {})
+    settings = workflow_folder(workflow_profile)
     remote = settings != PROFILES / "local"
     if not remote and jobs is None:
         if any(resolve_device(params.device) == "cuda" for _, params, _ in whole.parts):

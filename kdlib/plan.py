@@ -61,15 +61,27 @@ def profiles() -> list[str]:
     return sorted(path.name for path in (ROOT / "params").iterdir() if path.is_dir())
 
 
-def plan(profile: str, out_dir: str | Path | None = None, **changes: Any) -> Plan:
-    """The jobs of a profile. changes: keys to set otherwise, in every params file that has them.
+def plan(
+    profile: str,
+    out_dir: str | Path | None = None,
+    notebooks: Sequence[str] = (),
+    **changes: Any,
+) -> Plan:
+    """The jobs of a profile. notebooks: numbers or names of those to plan, none for all. changes:
+    keys to set otherwise, in every params file that has them.
 
     LookupError for an unknown profile, ValueError for a params file or a change that is wrong.
     """
     if profile not in profiles():
         raise LookupError(f"unknown profile {profile!r}, {suggest(profile, profiles())}")
     out_dir = Path(out_dir).resolve() if out_dir else ROOT / "results" / profile
-    parts = _parts(sorted((ROOT / "params" / profile).glob("*.yaml")), changes)
+    paths = sorted((ROOT / "params" / profile).glob("*.yaml"))
+    for name in notebooks:
+        if not any(path.stem.startswith(name) for path in paths):
+            hint = suggest(name, [path.stem for path in paths])
+            raise LookupError(f"no notebook {name!r} in the profile {profile!r}, {hint}")
+    chosen = [path for path in paths if path.stem.startswith(tuple(notebooks) or "")]
+    parts = _parts(chosen, changes)
     jobs: list[Job] = []
     for part in parts:
         alone = not part.params.setting  # a part without settings reads those of all

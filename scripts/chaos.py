@@ -1,6 +1,6 @@
 """Show what a batch survives: SIGKILLs at random moments, flipped bytes, cut files.
 
-  python scripts/chaos.py kill   [--times 20] [--seed 0] [--profile digits] [--set KEY=VALUE]...
+  python scripts/chaos.py kill   [--times 20] [--profile digits] [--only NN]... [--set K=V]...
   python scripts/chaos.py damage [--times 50] [...the same]
 
 Both work in a temporary folder (--work DIR: in this one, kept) and end with exit code 0 only if
@@ -34,6 +34,7 @@ def command(options: argparse.Namespace, out_dir: Path) -> list[str]:
     """./run_all.sh for this profile into that folder."""
     words = [str(ROOT / "run_all.sh"), options.profile, "--out", str(out_dir)]
     words += ["--jobs", str(options.jobs)]
+    words += [word for name in options.only for word in ("--only", name)]
     return words + [word for change in options.set for word in ("--set", change)]
 
 
@@ -152,6 +153,7 @@ def main() -> int:
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="digits")
+    parser.add_argument("--only", action="append", default=[], metavar="NOTEBOOK")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--longest", type=float, help="seconds that a killed run lives at most")

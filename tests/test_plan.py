@@ -128,3 +128,11 @@ def test_a_given_student_is_a_job_of_its_own(digits, tmp_path):
     others = {job.name: job.runs for job in made.jobs if job is not added}
     assert others == {job.name: job.runs for job in digits.jobs}
     assert all(job.params["extra"]["given_students"] == {} for job in made.jobs[:4])
+
+
+def test_a_profile_may_be_planned_in_part(digits):
+    made = plan("digits", "out", notebooks=["04", "06_overlapping_teachers"])
+    stems = ("04_self_distillation", "06_overlapping_teachers")
+    assert made.jobs == tuple(job for job in digits.jobs if job.notebook in stems)
+    with pytest.raises(LookupError, match="no notebook '09' in the profile 'digits'"):
+        plan("digits", "out", notebooks=["09"])
