@@ -1,7 +1,7 @@
 """Cached against live logits of one and of five frozen teachers: `python -m benchmarks.cached`.
 
-Fashion-MNIST without augmentation, the small CNN student, batch 128, fp32. "plain" is the loop of
-`benchmarks.plain`. Making the cache is no part of a step: it stands beside, in live epochs; both
+Fashion-MNIST without augmentation, the small CNN student, batch 128. "plain" is the loop of
+`benchmarks.plain`, always fp32. Making the cache is no part of a step: it stands beside, in live epochs; both
 grow with the data, so a tenth of the images is enough here.
 """
 
@@ -17,11 +17,13 @@ TEACHERS = (
 )  # fmt: skip
 
 
-def taught(data_name: str, student: str, teachers: tuple[str, ...]) -> Run:
+def taught(
+    data_name: str, student: str, teachers: tuple[str, ...], precision: str = "fp32"
+) -> Run:
     """A student of these teachers, whose images never change."""
     (run,) = common.students(
         data=data_name, val_fraction=0.0, kd_methods="kd", student_model=student, batch_size=128,
-        augment=Augment(),
+        augment=Augment(), precision=precision,
     )  # fmt: skip
     (teacher,) = run.teachers
     several = tuple(teacher.model_copy(update={"model": name}) for name in teachers)
@@ -57,6 +59,7 @@ def row(run: Run, record: data.ImageSet, selection: data.Selection, options: Any
     live_epoch = statistics.median(seconds["live"]) * cohort.stream.steps
     return {
         "teachers": len(run.teachers),
+        "precision": run.precision,
         **{f"{name} (ms)": 1000 * statistics.median(times) for name, times in seconds.items()},
         "plain / cached": common.ratio(seconds["plain"], seconds["cached"]),
         "live / cached": common.ratio(seconds["live"], seconds["cached"]),
@@ -66,11 +69,15 @@ def row(run: Run, record: data.ImageSet, selection: data.Selection, options: Any
 
 
 def main() -> None:
-    """One teacher, five teachers."""
+    """One teacher, five teachers, in both precisions."""
     options = common.parsed(common.parser(__doc__, repeats=3))
     record = data.load("fashion_mnist", options.data_dir)
     selection = data.select(record, None, 0.9)
-    runs = [taught("fashion_mnist", "student", TEACHERS[:count]) for count in (1, 5)]
+    runs = [
+        taught("fashion_mnist", "student", TEACHERS[:count], precision)
+        for precision in ("fp32", "bf16")
+        for count in (1, 5)
+    ]
     common.save("cached", [row(run, record, selection, options) for run in runs], options)
 
 
