@@ -1,8 +1,8 @@
 """Cached against live logits of one and of five frozen teachers: `python -m benchmarks.cached`.
 
 Fashion-MNIST without augmentation, the small CNN student, batch 128. "plain" is the loop of
-`benchmarks.plain`, always fp32. Making the cache is no part of a step: it stands beside, in live epochs; both
-grow with the data, so a tenth of the images is enough here.
+`benchmarks.plain`, always fp32. Making the cache is no part of a step: it stands beside, in live
+epochs; both grow with the data, so a tenth of the images is enough here.
 """
 
 import statistics
@@ -17,9 +17,7 @@ TEACHERS = (
 )  # fmt: skip
 
 
-def taught(
-    data_name: str, student: str, teachers: tuple[str, ...], precision: str = "fp32"
-) -> Run:
+def taught(data_name: str, student: str, teachers: tuple[str, ...], precision: str = "fp32") -> Run:
     """A student of these teachers, whose images never change."""
     (run,) = common.students(
         data=data_name, val_fraction=0.0, kd_methods="kd", student_model=student, batch_size=128,

@@ -102,8 +102,9 @@ def test_the_matmul_rate_is_a_rate():
     assert 1e8 < common.matmul_rate(torch.float32, "cpu", size=256) < 1e15
 
 
-def test_a_page_is_what_the_results_say():
-    text = readme.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.parent.name)
+def test_a_page_is_what_the_results_say(page):
+    text = page.read_text(encoding="utf-8")
     assert readme.render(text) == text, "run `python -m benchmarks.readme`"
     assert readme.BLOCK.search(text)
 
