@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -166,7 +165,6 @@ def test_nothing_of_a_peer_is_needed_to_import_the_scripts():
     assert utilisation.Cohort is train.Cohort
     for teacher, student in peer.PAIRS.values():
         assert {teacher, student} <= {*models.names()}
-    assert Path(readme.README).exists()
 
 
 def test_the_table_of_the_precision_test_is_what_its_rows_give():
