@@ -4,6 +4,7 @@ Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook tha
 what it lacks, and a batch job that is started again does only what is left.
 """
 
+import functools
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
@@ -77,6 +78,9 @@ class Lab:
             check_precision(run.precision, self.device)
             if run.given:
                 self._given_network(run)
+            if run.pretrained:  # they may have to be fetched
+                train.build_network(run, record)
+                _warn_once(models.leak(run.pretrained, record.classes))
 
     def stored(self, run: Run) -> Row | None:
         """A run's valid row; a damaged file counts as missing and is named in the log."""
@@ -291,6 +295,11 @@ def _pooled(run: Run) -> bool:
     return run.recipe is None and run.given is None
 
 
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
+
+
 def _load_given(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
     """Load a user's state dict; its own `preprocess` buffers are welcome but not required."""
     own = network.state_dict()
@@ -324,8 +333,9 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def flags(trained: train.Trained) -> list[str]:
-    """What a reader of the table must know: KD that does nothing, KD that is everything."""
-    found = []
+    """What a reader of the table must know: KD that does nothing, KD that is everything,
+    a start from weights that may know the classes."""
+    found = ["ImageNet weights"] if trained.run.pretrained else []
     for moment, share in trained.kd_share.items():
         if share is None:
             found.append("no label loss")

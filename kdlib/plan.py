@@ -153,7 +153,7 @@ def _part(runs: list[Run]) -> str:
     same = {
         label: value
         for label, value in first.labels.items()
-        if all(run.labels[label] == value for run in runs)
+        if all(run.labels.get(label) == value for run in runs)
     }
     return "-".join([*dict.fromkeys(first.slugs(same)), f"seed{first.seed}"])
 

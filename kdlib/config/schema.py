@@ -139,9 +139,10 @@ class Run(Strict):
     objective: term name -> its options and weight, all of them explicit. targets: the same of what
     softens the targets its label terms read, at most one. teachers: the runs whose networks teach
     this one. classes: names of those of the set's classes it knows, None: all. fidelity_every:
-    epochs between two comparisons with the teachers on validation, 0: none. `labels` (the cell
-    in the grid) make the readable half of the id and do not enter its hash; nor does
-    `folder` (where its results lie).
+    epochs between two comparisons with the teachers on validation, 0: none. pretrained: the name of
+    the ImageNet weights it starts from, "" for random ones. `labels` (the cell in the grid) make
+    the readable half of the id and do not enter its hash; nor does `folder` (where its results
+    lie).
     """
 
     data: str
@@ -163,6 +164,7 @@ class Run(Strict):
     compile: bool = False
     teachers: tuple["Run", ...] = ()
     fidelity_every: Annotated[int, Field(ge=0)] = 0
+    pretrained: str = ""
     labels: dict[str, Any] = {}
     folder: str = ""
 
@@ -175,7 +177,7 @@ class Run(Strict):
 
     def _dump(self, exclude: set[str]) -> dict[str, Any]:
         """The fields that say something: a field that came later keeps older ids as they were."""
-        later = ("targets", "classes", "fidelity_every")
+        later = ("targets", "classes", "fidelity_every", "pretrained")
         unset = {name for name in later if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=exclude | unset)
 
@@ -207,7 +209,8 @@ class Run(Strict):
     @cached_property
     def stream(self) -> str:
         """Runs of one stream see the same batches and teachers, so a cohort may share them."""
-        return fingerprint(self._dump({"model", "objective", "targets", "labels", "folder"}))
+        own = {"model", "objective", "targets", "pretrained", "labels", "folder"}
+        return fingerprint(self._dump(own))
 
 
 class Control(Strict):

@@ -10,7 +10,8 @@ A model is added by registering one function of (num_classes, in_channels, image
 Any other module of logits will do as well, for methods that read no maps and no embeddings.
 
 What `build` reads of its facts: `min_size`, the smallest image the network takes (default 1), and
-`side_heads_min_size`, the smallest with side heads, for functions that also take `side_heads`.
+`side_heads_min_size`, the smallest with side heads, for functions that also take `side_heads`. A
+fact `pretrained` names the ImageNet weights of torchvision's that a network may start from.
 """
 
 from numbers import Integral
@@ -19,6 +20,7 @@ from torch import nn
 
 from kdlib.models import cnns, resnets, torchvision_nets  # noqa: F401 (importing registers them)
 from kdlib.models.network import Network, Plain, Preprocess, Residual, conv_norm, global_pool
+from kdlib.models.pretrained import leak, start_from_pretrained
 from kdlib.models.tools import flops, fold_batchnorm, num_parameters
 from kdlib.registry import MODELS
 
@@ -32,8 +34,10 @@ __all__ = [
     "flops",
     "fold_batchnorm",
     "global_pool",
+    "leak",
     "names",
     "num_parameters",
+    "start_from_pretrained",
 ]
 
 

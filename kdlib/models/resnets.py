@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -62,6 +63,7 @@ class _ResNet:
     widths: tuple[int, ...]
     stem: Callable[[int, int], nn.Module] = conv_norm
     stem_stride: int = 1
+    pretrained: str = ""
 
     @property
     def side_heads_min_size(self) -> int:
@@ -72,7 +74,9 @@ class _ResNet:
 _CIFAR, _X4 = (16, 16, 32, 64), (32, 64, 128, 256)
 _BASIC, _BOTTLENECK = (64, 64, 128, 256, 512), (64, 256, 512, 1024, 2048)
 _RESNEXT = partial(_bottleneck, squeeze=2, groups=32)
-_IMAGENET_STEM = {"stem": _imagenet_stem, "stem_stride": 4}
+_IMAGENET: dict[str, Any] = {
+    "stem": _imagenet_stem, "stem_stride": 4, "pretrained": "ResNet18_Weights.IMAGENET1K_V1",
+}  # fmt: skip
 _HALF = (8, 8, 16, 32)
 _RESNETS = {
     "resnet8_half": _ResNet(_basic, (1, 1, 1), _HALF),
@@ -89,7 +93,7 @@ _RESNETS = {
     "resnet18_2stages": _ResNet(_basic, (2, 2), _BASIC[:3]),
     "resnet50": _ResNet(_bottleneck, (3, 4, 6, 3), _BOTTLENECK),
     "resnext50": _ResNet(_RESNEXT, (3, 4, 6, 3), _BOTTLENECK),
-    "torchvision_resnet18": _ResNet(_basic, (2, 2, 2, 2), _BASIC, **_IMAGENET_STEM),
+    "torchvision_resnet18": _ResNet(_basic, (2, 2, 2, 2), _BASIC, **_IMAGENET),
 }
 
 
@@ -129,6 +133,6 @@ def _side_neck(in_width: int, width: int, kernel: int) -> nn.Sequential:
 
 
 for _name, _spec in _RESNETS.items():
-    MODELS.register(_name, version=1, side_heads_min_size=_spec.side_heads_min_size)(
-        partial(_resnet, _spec)
-    )
+    MODELS.register(
+        _name, version=1, side_heads_min_size=_spec.side_heads_min_size, pretrained=_spec.pretrained
+    )(partial(_resnet, _spec))

@@ -1,4 +1,4 @@
-"""torchvision's small classifiers, from scratch, cut into the stages that share a resolution.
+"""torchvision's small classifiers, cut into the stages that share a resolution.
 
 The cuts are those of timm's feature extractors. torchvision is imported when one is built.
 """
@@ -20,7 +20,9 @@ def _cut(features: nn.Sequential, in_channels: int, cuts: Sequence[int]) -> list
     return [features[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
 
 
-@MODELS.register("mobilenet_v3_small", version=1)
+@MODELS.register(
+    "mobilenet_v3_small", version=1, pretrained="MobileNet_V3_Small_Weights.IMAGENET1K_V1"
+)
 def _mobilenet_v3_small(num_classes: int, in_channels: int, image_size: int) -> Network:
     """With the 576-wide hidden layer of the overlapping-teachers study, not torchvision's 1024."""
     from torchvision.models import mobilenet_v3_small
@@ -32,7 +34,7 @@ def _mobilenet_v3_small(num_classes: int, in_channels: int, image_size: int) -> 
     return Network(stages, neck, head, stem)
 
 
-@MODELS.register("efficientnet_b0", version=1)
+@MODELS.register("efficientnet_b0", version=1, pretrained="EfficientNet_B0_Weights.IMAGENET1K_V1")
 def _efficientnet_b0(num_classes: int, in_channels: int, image_size: int) -> Network:
     """Its last 1x1 convolution, to 1280 channels, belongs to the neck."""
     from torchvision.models import efficientnet_b0

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from kdlib import grid
 from kdlib.config import Augment, Count, Given, Positive, Recipe, Run, Share, StudyParams
-from kdlib.config.schema import Names, Seeds, Strict
+from kdlib.config.schema import Names, Seeds, Strict, Switches
 from kdlib.grid import NO_KD
-from kdlib.registry import STUDIES, suggest
+from kdlib.registry import MODELS, STUDIES, suggest
 from kdlib.studies.class_names import CLASS_NAMES
 
 STEM = "06_overlapping_teachers"
@@ -33,6 +33,8 @@ TYPICAL = {
     "temperature": (1, 10), "alpha": (0.1, 0.7), "scheduler_step": (10, 50), "gamma": (0.1, 0.9),
 }  # fmt: skip
 
+PUBLISHED_BEST = (0.98, 4.0)  # alpha and temperature that the report calls the best
+
 log = logging.getLogger("kdlib")
 Classes = Annotated[tuple[str | int, ...], Field(min_length=2)]
 
@@ -43,6 +45,7 @@ class Control(Strict):
 
     methods: Names | None = None
     student_models: Names | None = None
+    pretrained: Switches | None = None
     alphas: tuple[Share, ...] | None = None
     temperatures: tuple[Positive, ...] | None = None
     seeds: Seeds | None = None
@@ -53,8 +56,9 @@ class OverlappingTeachers(StudyParams):
 
     teachers: name -> its classes, by name or id, or a trained network of yours, `{model,
     checkpoint, classes, ...}`. student_classes: default all that some teacher knows. class_names:
-    of a set of one's own, in its order. methods: "none", a consensus rule, "restricted_kd", or a
-    variant of these in `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no
+    of a set of one's own, in its order. pretrained: whether students start from torchvision's
+    ImageNet weights; [false, true] makes both. methods: "none", a consensus rule, "restricted_kd",
+    or a variant of these in `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no
     teacher. scheduler_step: epochs between two multiplications of lr by gamma, instead of a cosine.
     controls: name -> a small grid beside the main one. only: ids of the runs to do, empty for all.
     """
@@ -71,6 +75,7 @@ class OverlappingTeachers(StudyParams):
     teacher_model: str = "teacher_overlap"
     teacher_recipe: dict[str, Any] = {}
     student_models: Names = ("resnet8",)
+    pretrained: Switches = (False,)
     methods: Names = (NO_KD, "mean", "per_class", RESTRICTED)
     alpha: Share = 0.1
     temperature: Positive = 2.0
@@ -208,6 +213,7 @@ def student_runs(params: OverlappingTeachers) -> list[Run]:
         axes = itertools.product(
             seeds,
             control.student_models or params.student_models,
+            control.pretrained or params.pretrained,
             control.methods or params.methods,
             control.alphas or (params.alpha,),
             control.temperatures or (params.temperature,),
@@ -220,12 +226,16 @@ def _student_run(
     params: OverlappingTeachers,
     seed: int,
     model: str,
+    pretrained: bool,
     method: str,
     alpha: float,
     temperature: float,
 ) -> Run:
     common = grid.base(params, seed, STEM) | {"model": model, "classes": union(params)}
     labels: dict[str, Any] = {"role": STUDENT, "model": model}
+    if pretrained:
+        common |= {"pretrained": _weights(model)}
+        labels |= {"pretrained": True}
     if method == NO_KD or alpha == 0:  # no teacher is asked
         labels |= {"method": NO_KD}
         loss = grid.objective(params, "ce")
@@ -238,6 +248,15 @@ def _student_run(
         teachers=_teachers(params, seed),
         labels=labels,
     )
+
+
+def _weights(model: str) -> str:
+    """The name of the ImageNet weights that a model can start from."""
+    found = {name: MODELS[name].facts.get("pretrained") for name in MODELS.names()}
+    if not MODELS[model].facts.get("pretrained"):
+        known = ", ".join(name for name in found if found[name])
+        raise ValueError(f"pretrained: {model!r} has no ImageNet weights, these have: {known}")
+    return found[model]
 
 
 def _objective(

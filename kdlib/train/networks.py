@@ -16,11 +16,13 @@ FINAL = "final"  # a network's own head, beside side heads named by their stage
 
 def build_network(run: Run, record: ImageSet) -> nn.Module:
     """A run's network with its initial weights, a function of (seed, model), and its preprocessing:
-    the set's own statistics."""
+    the set's own statistics, or those that the pretrained weights it starts from expect."""
     seeding.seed_global(run.seed, f"init {run.model}")
     network = models.build(**network_shape(run, record))
     size = network.preprocess.image_size
     network.preprocess = models.Preprocess(record.mean, record.std, size)
+    if run.pretrained:
+        models.start_from_pretrained(network, run.pretrained)
     return network
 
 
