@@ -1,5 +1,7 @@
 """Teachers with overlapping class sets: tasks, losses, ensembles, tables, refusals."""
 
+import copy
+import dataclasses
 import logging
 import math
 from pathlib import Path
@@ -13,6 +15,7 @@ from kdlib.augment import Stream
 from kdlib.config import load_settings
 from kdlib.plots import overlapping as figures
 from kdlib.report import overlapping as report
+from kdlib.report import overlapping_text
 from kdlib.studies import overlapping as study
 from kdlib.studies.class_names import CLASS_NAMES
 from kdlib.teachers import FrozenTeachers
@@ -420,6 +423,46 @@ def test_the_pipeline_names_a_class_the_set_lacks(finished):
         lab.check([run])
 
 
+@pytest.fixture
+def published_files(tmp_path):
+    """Task B's files as they were published, of noise: a train and a val file for each teacher,
+    whose shared classes stand in both of their owners' files."""
+    (task,) = settings("animals").values()
+    draw = np.random.default_rng(0)
+    (tmp_path / "animals").mkdir()
+    for split, size in (("train", 20), ("val", 4)):
+        images = {
+            name: draw.integers(0, 256, (size, 64, 64, 3), dtype=np.uint8)
+            for name in task.class_names
+        }
+        for teacher, known in task.teachers.items():
+            content = {
+                "data": np.concatenate([images[str(name)] for name in known]).astype(np.float32),
+                "labels": np.repeat(np.array(known), size),
+                "indices": np.arange(size * len(known)),
+            }
+            torch.save(content, tmp_path / "animals" / f"{teacher}_{split}.pth")
+    return tmp_path
+
+
+def test_the_published_task_b_runs_from_its_files(published_files, tmp_path):
+    (task,) = settings("animals").values()
+    small = {
+        "teacher_model": "resnet8_half", "student_models": ("resnet8_half",), "epochs": 1,
+        "seeds": (0,), "methods": ("mean",), "controls": {}, "teacher_recipe": {"epochs": 1},
+        "data_dir": str(published_files), "image_size": 8, "batch_size": 8,
+    }  # fmt: skip
+    task = study.OverlappingTeachers.of(**task.model_dump() | small)
+    rows = Lab.of(task, tmp_path / "out").complete(study.runs(task))
+    found = report.Overlap.of(rows, task)
+    assert list(found.teachers["teacher"]) == ["mammals", "african_animals", "canidae"]
+    student = rows[-1]
+    assert student["classes"] == list(task.class_names)
+    assert student["data"]["test_counts"] == [4] * 12  # a shared class counts once
+    assert np.sum(student["confusion"]) == 48
+    assert found.owners("34") == ["mammals", "african_animals"]
+
+
 # Tables and figures
 
 
@@ -452,6 +495,114 @@ def test_the_tables_agree_with_the_rows(finished):
         assert group.loc[teacher, "acc"] == pytest.approx(right / part.sum())
     assert set(found.scan["alpha"]) == {0.5, 1.0}
     assert len(found.scan) == 4
+
+
+def of_five_seeds(finished, shift):
+    """What the rows would say at five seeds, whose students with teachers are more accurate than
+    those of labels alone by `shift`, give or take 0.01."""
+    asked, _, rows = finished
+    asked = asked.model_copy(update={"seeds": tuple(range(5))})
+    (plain,) = (row for row in rows if row["labels"].get("method") == "none")
+    found = []
+    for seed in range(5):
+        for row in copy.deepcopy(rows):
+            row["run"]["seed"] = seed
+            if "alpha" in row["labels"]:
+                accuracy = plain["metrics"]["test"]["acc"] + shift + 0.01 * (seed - 2) / 2
+                row["metrics"]["test"]["acc"] = accuracy
+            found.append(row)
+    base = report.Overlap.of(rows, asked)
+    return dataclasses.replace(base, rows=found)
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        (0.03, "more accurate than the same student of labels alone (+3.00 ± 0.98 points, "),
+        (-0.03, "less accurate than the same student of labels alone (-3.00 ± 0.98 points, "),
+        (0.004, "not clearly apart in accuracy from the same student of labels alone (+0.40 ± "),
+        (0.0, "not clearly apart in accuracy from the same student of labels alone (+0.00 ± "),
+    ],
+)
+def test_the_answer_is_right_whatever_the_sign(finished, shift, words):
+    found = of_five_seeds(finished, shift)
+    texts = overlapping_text.answer(found)
+    for start in (
+        "resnet8_half mean, alpha 0.5, T 4 is ",
+        "resnet8_half restricted_kd, alpha 0.5, T 4 is ",
+        "Without a label in training, resnet8_half restricted_kd, alpha 1, T 4 is ",
+    ):
+        (text,) = (text for text in texts if text.startswith(start))
+        assert words in text
+        assert text.count("n = 5") == 3  # against labels alone and two ensembles
+    assert texts[-1] == "5 seeds, mean ± half of the 95 % t interval."
+    assert any("validation has" in text and "No student is called best" in text for text in texts)
+    for row in found.rows:
+        row["data"]["val_counts"] = [60] * 10
+    (choice,) = (text for text in overlapping_text.answer(found) if "validation prefers" in text)
+    assert "rank 1 of 5" in choice
+
+
+def test_one_seed_has_no_interval(finished):
+    asked, _, rows = finished
+    texts = overlapping_text.answer(report.Overlap.of(rows, asked))
+    assert texts[-1] == "1 seed, no interval, descriptive."
+    assert not any("±" in text for text in texts)
+    assert any("in one seed " in text for text in texts)
+
+
+def test_effects_are_paired_inside_each_seed(finished):
+    """Against the teachers: told whom to ask, and not told."""
+    found = of_five_seeds(finished, 0.03)
+    (oracle,) = (row for row in finished[2] if row["labels"].get("method") == "oracle")
+    cell = "resnet8_half mean, alpha 0.5, T 4"
+    lines = found.effects[found.effects["cell"] == cell].set_index("against")
+    assert list(lines.index) == ["no KD", "teachers, oracle", "teachers, label_free"]
+    (plain,) = (row for row in finished[2] if row["labels"].get("method") == "none")
+    gap = plain["metrics"]["test"]["acc"] + 0.03 - oracle["metrics"]["test"]["acc"]
+    assert lines.loc["teachers, oracle", "acc_effect"] == pytest.approx(gap)
+    # The half-width of the differences, not of the accuracies of either side.
+    half = 2.776445 * np.std([-0.01, -0.005, 0, 0.005, 0.01], ddof=1) / math.sqrt(5)
+    assert lines.loc["no KD", "acc_effect_ci95"] == pytest.approx(half, rel=1e-5)
+
+
+def test_confusion_between_groups_is_counted_from_the_images(finished):
+    asked, _, rows = finished
+    found = report.Overlap.of(rows, asked)
+    row = next(row for row in rows if row["labels"].get("method") == "oracle")
+    table = found.owner_confusion
+    part = table[table["cell"] == "teachers, oracle"].set_index("images of")
+    assert list(part.index) == ["low", "middle", "high", "low + middle", "low + high",
+                                "middle + high"]  # fmt: skip
+    assert np.allclose(part.drop(columns="cell").sum(axis=1), 1)
+    counts = np.array(row["confusion"])
+    low, both = [1, 2, 3], [4]
+    assert part.loc["low", "low + middle"] == pytest.approx(
+        counts[np.ix_(low, both)].sum() / counts[low].sum()
+    )
+    assert part.loc["low", "middle"] == 0  # who is told whom to ask stays with him
+
+
+def test_a_heatmap_compares_the_same_seeds(finished):
+    """One cell of the grid has a seed more, of another validation split: it does not count."""
+    asked, _, rows = finished
+    extra = copy.deepcopy(next(row for row in rows if row["labels"].get("alpha") == 1))
+    extra["run"]["seed"], extra["metrics"]["val"]["acc"] = 1, 0.0
+    before = report.Overlap.of(rows, asked)
+    found = dataclasses.replace(before, rows=[*before.rows, extra])
+    assert found.scan.equals(before.scan)
+    assert set(found.scan["seeds"]) == {1}
+
+
+def test_the_published_best_is_outlined(finished):
+    asked, _, rows = finished
+    scan = report.Overlap.of(rows, asked).scan
+    for claimed, number in (((0.5, 4.0), 1), ((0.98, 4.0), 0)):
+        axes = figures.heatmap(scan, "title", claimed).axes[0]
+        outlines = [patch for patch in axes.patches if not patch.get_fill()]
+        assert len(outlines) == number
+    outlined = figures.heatmap(scan, "title", (0.5, 4.0)).axes[0].patches[-1].get_xy()
+    assert outlined == (1, 0)  # the second temperature, the first alpha
 
 
 def test_the_report_is_written_from_rows(finished, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from kdlib.plots.canvas import BLUE, LABEL, RED, canvas
 
@@ -37,37 +38,40 @@ def responsibility(
 def confusion(counts: Any, classes: Sequence[str], sets: Sets, title: str) -> Figure:
     """Of the images of a class (row), the percentage taken for each class (column).
 
-    counts: (K, K) of `classes`, which some of the teachers know. They are drawn teacher by teacher,
-    a shared class with its first one; lines part them.
+    counts: (K, K) of `classes`, which some of the teachers know. Classes are grouped by the
+    teachers that know them, those of one teacher first; lines part the groups.
     """
-    place = {name: at for at, name in enumerate(classes)}
-    groups: dict[str, list[str]] = {}
-    seen: set[str] = set()
-    for teacher, known in sets.items():
-        groups[teacher] = [name for name in known if name in place and name not in seen]
-        seen |= set(known)
-    ordered = [name for group in groups.values() for name in group]
-    order = [place[name] for name in ordered]
+    owners = {
+        name: tuple(at for at, known in enumerate(sets.values()) if name in known)
+        for name in classes
+    }
+    ordered = sorted(classes, key=lambda name: (len(owners[name]), owners[name]))
+    groups = [list(group) for _, group in itertools.groupby(ordered, key=owners.get)]
+    order = [list(classes).index(name) for name in ordered]
     shares = np.asarray(counts, dtype=float)[np.ix_(order, order)]
     shares = 100 * shares / shares.sum(axis=1, keepdims=True).clip(min=1)
-    with canvas(size=(7.2, 6.2)) as (figure, axes):
+    with canvas(size=(7.8, 6.2)) as (figure, axes):
         sns.heatmap(
             shares, vmin=0, vmax=100, cmap="Blues", annot=shares.round().astype(int), fmt="d",
             annot_kws={"fontsize": LABEL - 1}, square=True, cbar=False, ax=axes,
             xticklabels=ordered, yticklabels=ordered,
         )  # fmt: skip
-        for edge in np.cumsum([len(group) for group in groups.values()])[:-1]:
-            axes.axhline(edge, color="0.3", lw=0.9)
-            axes.axvline(edge, color="0.3", lw=0.9)
+        edges = np.cumsum([0, *map(len, groups)])
+        for low, high, group in zip(edges, edges[1:], groups, strict=False):
+            axes.axhline(high, color="0.3", lw=0.9)
+            axes.axvline(high, color="0.3", lw=0.9)
+            known_by = "\n+ ".join(list(sets)[at] for at in owners[group[0]])
+            axes.text(len(order) + 0.2, (low + high) / 2, known_by, va="center", fontsize=LABEL)
         axes.tick_params(labelsize=LABEL, length=0)
-        axes.set(xlabel="taken for, %", ylabel="is", title=f"{title} ({', '.join(sets)})")
+        axes.set(xlabel="taken for, %", ylabel="is", title=title)
     return figure
 
 
-def heatmap(table: pd.DataFrame, title: str) -> Figure:
+def heatmap(table: pd.DataFrame, title: str, claimed: tuple[float, float] | None = None) -> Figure:
     """Validation accuracy by alpha and temperature.
 
-    table: columns alpha, temperature, val_acc, of one model and method.
+    table: columns alpha, temperature, val_acc, of one model and method. claimed: the (alpha,
+    temperature) that was published as the best, outlined where it is among them.
     """
     values = 100 * table.pivot(index="alpha", columns="temperature", values="val_acc")
     with canvas(size=(4.6, 3.4)) as (figure, axes):
@@ -76,6 +80,9 @@ def heatmap(table: pd.DataFrame, title: str) -> Figure:
             cbar_kws={"label": "validation accuracy, %"}, linewidths=0.5,
         )  # fmt: skip
         axes.invert_yaxis()
+        if claimed and claimed[0] in values.index and claimed[1] in values.columns:
+            corner = values.columns.get_loc(claimed[1]), values.index.get_loc(claimed[0])
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=2, clip_on=False))
         axes.tick_params(rotation=0, length=0)
         axes.set(xlabel="temperature", ylabel="alpha, weight of the teachers", title=title)
     return figure

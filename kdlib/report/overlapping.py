@@ -12,13 +12,14 @@ from kdlib import seeding
 from kdlib.pipeline import Lab
 from kdlib.plots import overlapping as plots
 from kdlib.report import html
+from kdlib.report import overlapping_text as text
 from kdlib.report.compose import Section
 from kdlib.report.images import predictions
 from kdlib.report.overlapping_tables import Overlap, cell_label, published
-from kdlib.report.text import DIGITS, readable, seeds_note
+from kdlib.report.text import DIGITS, number, seeds_note
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
-from kdlib.studies.overlapping import ENSEMBLE, RESTRICTED, STUDENT, OverlappingTeachers
+from kdlib.studies.overlapping import RESTRICTED, STUDENT, OverlappingTeachers
 
 __all__ = [
     "Overlap",
@@ -31,13 +32,6 @@ __all__ = [
 ]
 
 SHOWN = 10  # sample images
-QUESTION = (
-    "Several teachers, each trained on some of the classes; one student that learns all of them. "
-    "Rules that read labels ask the teachers that know the true class; the others ask all of them. "
-    "restricted_kd matches each teacher by the student's distribution among that teacher's classes "
-    "(cf. Vongkulbhisal et al., CVPR 2019) and so asserts nothing about classes a teacher has not "
-    "seen. With alpha 1 and a rule without labels no label is read in training."
-)
 COLUMNS = [
     "cell", "seeds", "acc", "acc_ci95", "acc_effect", "acc_effect_ci95", "nll", "nll_ci95", "ece",
     "ece_ci95", "ece_floor", "inside", "between", "parameters", "MFLOP", "acc_published", "flags",
@@ -63,7 +57,9 @@ def write(rows: Sequence[Row], params: OverlappingTeachers, out_dir: str | Path)
         drawn["samples"] = section.figure("samples", title, plots.samples(images, title))
     except (OSError, LookupError) as error:
         drawn["samples"] = html.note(f"No sample images: {error}")
-    return section.write(_title(params), [*_parts(found, drawn), section.files()], _terminal(found))
+    return section.write(
+        text.title(params), [*_parts(found, drawn), section.files()], text.terminal(found)
+    )
 
 
 def deterministic_tables(
@@ -73,7 +69,8 @@ def deterministic_tables(
     found = Overlap.of(rows, params)
     return {
         "cells": found.cells, "teachers": found.teachers, "groups": found.groups,
-        "classes": found.by_class, "alpha_temperature": found.scan,
+        "classes": found.by_class, "effects": found.effects,
+        "owner_confusion": found.owner_confusion, "alpha_temperature": found.scan,
     }  # fmt: skip
 
 
@@ -123,14 +120,13 @@ def _figures(found: Overlap) -> dict[str, tuple[str, Figure]]:
     title = f"Confusions of {row['id']} on test"
     drawn["confusion"] = (title, plots.confusion(row["confusion"], row["classes"], sets, title))
     for (model, method), part in found.scan.groupby(["model", "method"], sort=False):
-        seeds = int(part["seeds"].min())
-        title = f"{model} {method} on validation, at least {seeds} seed(s) a cell"
-        drawn[f"alpha_temperature_{model}_{method}"] = (title, plots.heatmap(part, title))
+        seeds = int(part["seeds"].max())
+        title = f"{model} {method}, {f'mean of {seeds} seeds' if seeds > 1 else '1 seed'}"
+        figure = plots.heatmap(part, title, study.PUBLISHED_BEST)
+        name = f"alpha_temperature_{model}_{method}".replace(" (ImageNet)", "_imagenet")
+        caption = f"Validation accuracy, {title}; outlined: what was published as the best"
+        drawn[name] = (caption, figure)
     return drawn
-
-
-def _title(params: OverlappingTeachers) -> str:
-    return f"Teachers with overlapping class sets on {params.data}: {', '.join(params.teachers)}"
 
 
 def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
@@ -138,9 +134,11 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
     note = seeds_note(max(found.cells["seeds"], default=1))
     scan = "".join(part for name, part in drawn.items() if name.startswith("alpha_temperature"))
     return [
-        html.note(QUESTION),
-        html.items(answer(found), "answer"),
-        html.items([DIGITS] * (found.params.data == "digits") + _lacking(found)),
+        html.note(text.QUESTION),
+        html.items(text.answer(found), "answer"),
+        html.items(
+            [DIGITS] * (found.params.data == "digits") + text.lacking(found) + text.leaks(found)
+        ),
         drawn["responsibility"],
         html.heading("Teachers"),
         html.table(found.teachers, f"On the test images of their own classes; {note}", folders),
@@ -154,10 +152,23 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
             "multiply-add.",
             folders,
         ),
+        html.table(
+            found.effects,
+            "Each student minus what it is compared with, inside each seed; a negative effect on "
+            "NLL or ECE is an improvement",
+        ),
         drawn.get("learning_curves", ""),
         html.heading("By teacher and class"),
         html.table(found.groups, "On the test images of each teacher's classes"),
         html.folded("Every class", html.table(_percent(found.by_class), "ACC %, means of seeds")),
+        html.folded(
+            "Confusion between groups of classes",
+            html.table(
+                _percent(found.owner_confusion),
+                "Classes grouped by the teachers that know them: of the images of a group, the % "
+                "taken for classes of each group, right ones included; all seeds together",
+            ),
+        ),
         drawn["confusion"],
         drawn["samples"],
         *([html.heading("Alpha and temperature")] if scan else []),
@@ -168,46 +179,9 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
 
 def _percent(table: pd.DataFrame) -> pd.DataFrame:
     numbers = table.select_dtypes("number").columns
-    shown = table.assign(**{name: (100 * table[name]).map("{:.1f}".format) for name in numbers})
-    kept = table["acc_published"].notna().any()
+    shown = table.assign(**{
+        name: [number(value, np.nan, 100, 1, False) for value in table[name]] for name in numbers
+    })  # fmt: skip
     shown = shown.rename(columns={"acc_published": "published"})
-    return shown if kept else shown.drop(columns="published")
-
-
-def answer(found: Overlap) -> list[str]:
-    """What was found, in sentences: every number of a main cell stands in them or in `cells`."""
-    cells = found.cells
-    shown = readable(cells)
-    effects, texts = cells["acc_effect"].notna(), []
-    if effects.any():
-        best = cells.loc[effects, "val_acc"].fillna(0).idxmax()
-        texts.append(
-            f"Of the students with teachers, validation prefers {cells['cell'][best]}: "
-            f"{shown['ACC %'][best]} % on test, {shown['ACC effect, points'][best]} points "
-            "against the student without KD."
-        )
-    for alpha, text in ((1.0, "Without any label"), (found.params.alpha, "Beside the labels")):
-        own = effects & (cells["method"] == RESTRICTED) & (cells["alpha"] == alpha)
-        for at in cells.index[own]:
-            texts.append(
-                f"{text}, {cells['cell'][at]} reaches {shown['ACC %'][at]} % "
-                f"({shown['ACC effect, points'][at]} points)."
-            )
-    pooled = cells.index[cells["role"] == ENSEMBLE]
-    if len(pooled):
-        values = ", ".join(f"{shown['method'][at]} {shown['ACC %'][at]} %" for at in pooled)
-        texts.append(f"The teachers themselves, by who is asked: {values}.")
-    note = seeds_note(max(cells["seeds"], default=1)).split(":")[0]
-    return [*texts, f"{note[0].upper()}{note[1:]}."]
-
-
-def _lacking(found: Overlap) -> list[str]:
-    if not found.lacking:
-        return []
-    return [f"{len(found.lacking)} runs are missing, {found.lacking[0]} the first of them."]
-
-
-def _terminal(found: Overlap) -> str:
-    table = readable(found.cells[["cell", "seeds", "acc", "acc_ci95", "ece", "ece_ci95"]])
-    lines = [_title(found.params), *answer(found), table.to_string(index=False), *_lacking(found)]
-    return "\n".join(lines) + "\n"
+    kept = "published" in shown and table["acc_published"].notna().any()
+    return shown if kept else shown.drop(columns="published", errors="ignore")

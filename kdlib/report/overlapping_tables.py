@@ -12,7 +12,7 @@ import torch
 
 from kdlib import models
 from kdlib.config import Run
-from kdlib.report.tables import METRICS, means, missing, over_seeds, present
+from kdlib.report.tables import METRICS, means, missing, present
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import ENSEMBLE, STUDENT, TEACHER, OverlappingTeachers
@@ -21,11 +21,19 @@ PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "overlapping_t
 
 
 ERRORS = ("inside", "between")
+NO_KD, ORACLE, UNTOLD = "no KD", "teachers, oracle", "teachers, label_free"
+# What a student is compared with inside each seed: its name, role and method.
+AGAINST = {
+    NO_KD: (STUDENT, "none"), ORACLE: (ENSEMBLE, "oracle"), UNTOLD: (ENSEMBLE, "label_free"),
+}  # fmt: skip
 CELLS = [
     "cell", *study.LABELS, "seeds", "acc", "acc_ci95", "acc_effect", "acc_effect_ci95", "nll",
     "nll_ci95", "ece", "ece_ci95", "ece_floor", *ERRORS, "val_acc", "parameters",
     "MFLOP", "acc_published", "flags", "runs",
 ]  # fmt: skip
+EFFECTS = ["cell", *study.LABELS, "against", "seeds", *(
+    f"{metric}_effect{end}" for metric in METRICS for end in ("", "_ci95")
+)]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,26 +69,18 @@ class Overlap:
     @functools.cached_property
     def cells(self) -> pd.DataFrame:
         """One line an ensemble or a student: means over seeds with 95 % t intervals (`*_ci95`);
-        acc_effect: against the student without KD of the same model and seed; parameters and MFLOP
-        of one forward pass, of all teachers for an ensemble; inside, between: the share of images
-        taken for a class that some teacher of the true one knows, and for one that none does."""
-        plain = {
-            (row["labels"]["model"], row["run"]["seed"]): row["metrics"]["test"]["acc"]
-            for row in self.rows
-            if row["labels"].get("role") == STUDENT and row["labels"]["method"] == "none"
-        }
+        acc_effect: of `effects`, against the student without KD; parameters and MFLOP of one
+        forward pass, of all teachers for an ensemble; inside, between: the share of images taken
+        for a class that some teacher of the true one knows, and for one that none does."""
+        effects = self.effects[self.effects["against"] == NO_KD].set_index("cell")
         lines = []
         for cell, rows in self.of_role(ENSEMBLE, STUDENT).items():
             labels, tests = rows[0]["labels"], [row["metrics"]["test"] for row in rows]
-            table = pd.DataFrame([{key: test[key] for key in METRICS} for test in tests])
-            keys = ((labels.get("model"), row["run"]["seed"]) for row in rows)
-            before = np.array([plain.get(key, np.nan) for key in keys])
-            control = labels["method"] == "none"
-            effect = over_seeds(table["acc"] - (np.nan if control else before))
-            line = {"cell": cell, **{key: labels.get(key) for key in study.LABELS}}
-            line |= {"seeds": len(rows)} | self._errors(rows, self.classes) | means(table)
+            line = {"cell": cell} | _labels(labels)
+            line |= {"seeds": len(rows)} | self._errors(rows, self.classes) | means(_metrics(rows))
             line |= {"ece_floor": np.mean([test["ece_floor"] for test in tests])}
-            line |= {"acc_effect": effect[0], "acc_effect_ci95": effect[1]}
+            if cell in effects.index:
+                line |= effects.loc[cell, ["acc_effect", "acc_effect_ci95"]].to_dict()
             line |= self._size(rows[0])
             if "val" in rows[0]["metrics"]:
                 line["val_acc"] = np.mean([row["metrics"]["val"]["acc"] for row in rows])
@@ -90,14 +90,36 @@ class Overlap:
         return pd.DataFrame(lines, columns=CELLS)
 
     @functools.cached_property
+    def effects(self) -> pd.DataFrame:
+        """One line a student and what it is compared with (AGAINST): its metrics minus the other's
+        inside each seed, mean over seeds and half-width of the 95 % t interval."""
+        others = {
+            (name, _student(row["labels"]), row["run"]["seed"]): row
+            for name, (role, method) in AGAINST.items()
+            for row in self.rows
+            if (row["labels"]["role"], row["labels"].get("method")) == (role, method)
+        }
+        lines = []
+        for cell, rows in self.of_role(STUDENT).items():
+            model = _student(rows[0]["labels"])
+            for name, (role, _) in AGAINST.items():
+                like = model if role == STUDENT else None
+                pairs = [(row, others.get((name, like, row["run"]["seed"]))) for row in rows]
+                pairs = [(row, other) for row, other in pairs if other and other is not row]
+                if pairs:
+                    own, theirs = (_metrics(side) for side in zip(*pairs, strict=True))
+                    line = {"cell": cell} | _labels(rows[0]["labels"]) | {"against": name}
+                    lines.append(line | {"seeds": len(pairs)} | means(own - theirs, "_effect"))
+        return pd.DataFrame(lines, columns=EFFECTS)
+
+    @functools.cached_property
     def teachers(self) -> pd.DataFrame:
         """One line a teacher: how it does on the test images of its own classes."""
         lines = []
         for rows in self.of_role(TEACHER).values():
             name = rows[0]["labels"]["teacher"]
-            table = pd.DataFrame([{k: row["metrics"]["test"][k] for k in METRICS} for row in rows])
             line = {"teacher": name, "classes": ", ".join(self.sets[name]), "seeds": len(rows)}
-            line |= means(table) | {"acc_published": published("teacher", self.sets[name])}
+            line |= means(_metrics(rows)) | {"acc_published": published("teacher", self.sets[name])}
             lines.append(line | self._size(rows[0]) | _ids(rows))
         return pd.DataFrame(lines)
 
@@ -113,6 +135,28 @@ class Overlap:
         return pd.DataFrame(lines, columns=["cell", "images of", "seeds", "acc", *ERRORS])
 
     @functools.cached_property
+    def owner_confusion(self) -> pd.DataFrame:
+        """One line a cell and set of owners, the teachers that know a class: of the images of such
+        classes, the share taken for classes of each set of owners; a line sums to 1."""
+        teachers = list(self.sets)
+        sets = {tuple(map(teachers.index, self.owners(name))) for name in self.classes}
+        kinds = [
+            " + ".join(teachers[at] for at in one)
+            for one in sorted(sets, key=lambda one: (len(one), one))
+        ]
+        owned = [" + ".join(self.owners(name)) for name in self.classes]
+        member = np.array([[kind == one for one in owned] for kind in kinds], dtype=float)
+        lines = []
+        for cell, rows in self.of_role(ENSEMBLE, STUDENT).items():
+            counts = member @ np.sum([row["confusion"] for row in rows], axis=0) @ member.T
+            shares = counts / counts.sum(axis=1, keepdims=True)
+            for kind, part in zip(kinds, shares, strict=True):
+                lines.append(
+                    {"cell": cell, "images of": kind} | dict(zip(kinds, part, strict=True))
+                )
+        return pd.DataFrame(lines, columns=["cell", "images of", *kinds])
+
+    @functools.cached_property
     def by_class(self) -> pd.DataFrame:
         """One line a class, a column of accuracies for each cell, and what was published."""
         columns = {
@@ -126,12 +170,26 @@ class Overlap:
 
     @functools.cached_property
     def scan(self) -> pd.DataFrame:
-        """Validation accuracy by alpha and temperature, of each model and method that has more than
-        one temperature."""
+        """Accuracy on validation (and on test) by alpha and temperature, of each model, method and
+        alpha that has more than one temperature. Means over those seeds alone that have most cells
+        of the model and method: each seed has a validation split of its own."""
         keys = ["model", "method", "alpha", "temperature"]
-        lines = self.cells[self.cells["alpha"].notna()]
-        counts = lines.groupby(keys[:2])["temperature"].transform("nunique")
-        return lines.loc[counts > 1, [*keys, "seeds", "val_acc", "acc"]]
+        lines = pd.DataFrame([
+            _labels(row["labels"]) | {"seed": row["run"]["seed"]}
+            | {"val_acc": row["metrics"]["val"]["acc"], "acc": row["metrics"]["test"]["acc"]}
+            for row in self.rows
+            if "alpha" in row["labels"]
+        ], columns=[*study.LABELS, "seed", "val_acc", "acc"])  # fmt: skip
+        lines = lines[lines.groupby(keys[:3])["temperature"].transform("nunique") > 1]
+        cells = lines.groupby([*keys[:2], "seed"])["temperature"].transform("size")
+        most = cells.groupby([lines["model"], lines["method"]]).transform("max")
+        shared = lines[cells == most].groupby(keys, sort=False)
+        means = {
+            "seeds": ("seed", "nunique"),
+            "val_acc": ("val_acc", "mean"),
+            "acc": ("acc", "mean"),
+        }
+        return shared.agg(**means).reset_index()
 
     def curves(self, role: str) -> pd.DataFrame:
         """One line a cell of a role, seed and evaluated epoch: the training loss, all its terms
@@ -190,9 +248,14 @@ def cell_label(labels: Mapping[str, Any]) -> str:
     if labels["role"] == ENSEMBLE:
         return f"teachers, {labels['method']}"
     if "alpha" not in labels:
-        return f"{labels['model']} no KD"
+        return f"{_student(labels)} no KD"
     knobs = f"alpha {labels['alpha']:g}, T {labels['temperature']:g}"
-    return f"{labels['model']} {labels['method']}, {knobs}"
+    return f"{_student(labels)} {labels['method']}, {knobs}"
+
+
+def _student(labels: Mapping[str, Any]) -> str | None:
+    """What a student was before it learnt: its model, and whether its weights were pretrained."""
+    return f"{labels['model']} (ImageNet)" if labels.get("pretrained") else labels.get("model")
 
 
 def published(role: str, classes: Sequence[str]) -> float:
@@ -204,6 +267,16 @@ def published(role: str, classes: Sequence[str]) -> float:
     same = table["classes"].map(lambda text: set(text.split()) == set(classes))
     found = table.loc[same & (table["role"] == role), "acc_percent"]
     return found.iloc[0] / 100 if len(found) else np.nan
+
+
+def _labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: labels.get(key) for key in study.LABELS} | {"model": _student(labels)}
+
+
+def _metrics(rows: Sequence[Row]) -> pd.DataFrame:
+    """The METRICS on test, a line a row."""
+    tests = [row["metrics"]["test"] for row in rows]
+    return pd.DataFrame([{key: test[key] for key in METRICS} for test in tests]).astype(float)
 
 
 def _hits(row: Row) -> np.ndarray:
