@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     run.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK",
-        help="run this notebook of the profile (04, 04_self_distillation); may be repeated",
+        help="run this notebook of the profile (04, 04_self_distillation) or one of its settings "
+        "(02/verdicts); may be repeated",
     )  # fmt: skip
     run.add_argument(
         "--workflow-profile", default="local", metavar="NAME",

@@ -129,17 +129,19 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
     are not stored (any more) has none, a job all of whose runs are (a fresh clone) needs no kernel
     to find that out.
 
-    Rows are guarded by the versions of what made them. Tables and figures are not, and are cheap:
-    the key of a job without runs holds the library's source.
+    Of the jobs that can start, the first does. Rows are guarded by the versions of what made them.
+    Tables and figures are not, and are cheap: the key of a job without runs holds the library's
+    source.
     """
     source = fingerprint([path.read_text() for path in sorted((ROOT / "kdlib").rglob("*.py"))])
     rows, entries = runnb.row_files(home), []
-    for job in jobs:
+    for place, job in enumerate(jobs):
         key = fingerprint([job.params, job.runs or source])[:16]
         notebook = str(notebooks / f"{job.notebook}.ipynb")
         params = job.params.get("extra", {}) | job.params
         needed = {"threads": params.get("threads", 1), "gpu": int(params.get("device") == "cuda")}
-        entries.append(asdict(job) | {"notebook": notebook, "key": key} | needed)
+        own = {"notebook": notebook, "key": key, "priority": len(jobs) - place}
+        entries.append(asdict(job) | own | needed)
         marker = home / "done" / f"{job.name}.json"
         if not set(job.runs) <= set(stored):
             marker.unlink(missing_ok=True)

@@ -43,7 +43,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A profile's jobs, in an order that respects their needs, and the parts they come from."""
+    """A profile's jobs, the most urgent first and none before what it needs, and the parts they
+    come from."""
 
     profile: str
     out_dir: Path
@@ -67,8 +68,8 @@ def plan(
     notebooks: Sequence[str] = (),
     **changes: Any,
 ) -> Plan:
-    """The jobs of a profile. notebooks: numbers or names of those to plan, none for all. changes:
-    keys to set otherwise, in every params file that has them.
+    """The jobs of a profile. notebooks: numbers or names of those to plan, "02/verdicts" for one
+    setting, none for all. changes: keys to set otherwise, in every params file that has them.
 
     LookupError for an unknown profile, ValueError for a params file or a change that is wrong.
     """
@@ -76,18 +77,18 @@ def plan(
         raise LookupError(f"unknown profile {profile!r}, {suggest(profile, profiles())}")
     out_dir = Path(out_dir).resolve() if out_dir else ROOT / "results" / profile
     paths = sorted((ROOT / "params" / profile).glob("*.yaml"))
+    stems = tuple(name.partition("/")[0] for name in notebooks) or ""
+    parts = _parts([path for path in paths if path.stem.startswith(stems)], changes)
     for name in notebooks:
-        if not any(path.stem.startswith(name) for path in paths):
-            hint = suggest(name, [path.stem for path in paths])
+        if not any(_means(name, part) for part in parts):
+            known = [path.stem for path in paths] + [_name(part) for part in parts]
+            hint = suggest(name, dict.fromkeys(known))
             raise LookupError(f"no notebook {name!r} in the profile {profile!r}, {hint}")
-    chosen = [path for path in paths if path.stem.startswith(tuple(notebooks) or "")]
-    parts = _parts(chosen, changes)
+    parts = [part for part in parts if any(_means(name, part) for name in notebooks or [""])]
     jobs: list[Job] = []
     for part in parts:
-        alone = not part.params.setting  # a part without settings reads those of all
-        before = [job for job in jobs if alone or _setting(job) == part.params.setting]
-        jobs += _jobs(part, out_dir, jobs, before)
-    return Plan(profile, out_dir, tuple(jobs), tuple(parts))
+        jobs += _jobs(part, out_dir, jobs, _before(part, parts, jobs))
+    return Plan(profile, out_dir, tuple(_by_urgency(jobs)), tuple(parts))
 
 
 def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
@@ -113,8 +114,41 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
     return parts
 
 
-def _setting(job: Job) -> str:
-    return (job.params["extra"] | job.params)["setting"]
+def _name(part: Part) -> str:
+    return f"{part.stem}/{part.params.setting}".rstrip("/")
+
+
+def _means(name: str, part: Part) -> bool:
+    """Whether "02", "02_students" or "02/verdicts" names the part."""
+    stem, _, setting = name.partition("/")
+    return part.stem.startswith(stem) and setting in ("", part.params.setting)
+
+
+def _before(part: Part, parts: Sequence[Part], jobs: Sequence[Job]) -> list[Job]:
+    """Those of the jobs that a part may read: of its setting, and those that make runs which it
+    shares with others. A part without settings reads all."""
+    setting = part.params.setting
+    shared = {run.id for one in parts if one.params.setting == setting for run in one.runs}
+    return [
+        job
+        for job in jobs
+        if not setting or _value(job, "setting") == setting or not shared.isdisjoint(job.runs)
+    ]
+
+
+def _by_urgency(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as they should start where not all can: settings as they stand in the files, each
+    seed by seed, so that a batch that is cut short leaves whole seeds."""
+    settings = list(dict.fromkeys(_value(job, "setting") for job in jobs))
+    ranks: dict[str, tuple[int, int]] = {}
+    for job in jobs:
+        own = settings.index(_value(job, "setting")), min(_value(job, "seeds"))
+        ranks[job.name] = max([own, *(ranks[need] for need in job.needs)])
+    return sorted(jobs, key=lambda job: ranks[job.name])
+
+
+def _value(job: Job, key: str) -> Any:
+    return (job.params["extra"] | job.params)[key]
 
 
 def _jobs(part: Part, out_dir: Path, jobs: Sequence[Job], before: Sequence[Job]) -> list[Job]:
@@ -125,7 +159,8 @@ def _jobs(part: Part, out_dir: Path, jobs: Sequence[Job], before: Sequence[Job])
     study, made = STUDIES[stem], []
     makers = {run: job.name for job in jobs for run in job.runs}
     for group in by_stream(run for run in runs if run.id not in makers):
-        needs = {makers[teacher.id] for run in group for teacher in run.teachers}
+        teachers = {teacher.id for run in group for teacher in run.teachers}
+        needs = {makers[one] for one in teachers & makers.keys()}  # others: stored, or made for it
         restricted = study.facts["restrict"](params, group)
         made.append(_job(stem, restricted, _part(group), out_dir, sorted(needs), group))
         makers |= {run.id: made[-1].name for run in group}

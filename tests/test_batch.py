@@ -80,7 +80,7 @@ class Toy:
         (self.folder / "executed.txt").write_text("")
         if options.pop("dry_run", False):
             options["foresee"] = lambda left: f"{len(left)} left\n"
-        options |= {"notebooks": self.folder / "notebooks", "cores": 2}
+        options = {"notebooks": self.folder / "notebooks", "cores": 2} | options
         code = batch.execute(jobs or self.jobs, self.folder, self.stored, **options)
         return code, sorted((self.folder / "executed.txt").read_text().split())
 
@@ -122,6 +122,16 @@ def test_finished_batch_has_nothing_to_do(toy, capsys):
     assert toy.execute() == (0, [])
     assert time.monotonic() - start < 10
     assert capsys.readouterr().out == f"7 jobs, to do: nothing\nECE 3.1\n{report / 'index.html'}\n"
+
+
+def test_jobs_start_in_their_order(tmp_path):
+    """Of those that can start, the first one does, however many jobs have no needs."""
+    toy = Toy(tmp_path)
+    named = {job.name.split("/")[1]: job for job in toy.jobs}
+    order = ["t1", "s3", "t0", "s0", "s2"]
+    code, _ = toy.execute([named[name] for name in order], cores=1)
+    assert code == 0
+    assert (tmp_path / "executed.txt").read_text().split() == order
 
 
 def test_dry_run_tells_what_an_edit_changes_and_starts_nothing(toy, capsys):
