@@ -151,7 +151,7 @@ def teacher_runs(params: Params) -> list[Run]:
 
 def teacher_run(params: Params, loss: str, mixup: bool, seed: int) -> Run:
     """The run of one teacher."""
-    common = base(params, seed, TEACHERS)
+    common = _base(params, seed, TEACHERS)
     if isinstance(params.teacher_model, Given):
         given = with_hash(params.teacher_model)
         labels = {"role": "teacher", "teacher_loss": GIVEN}
@@ -173,10 +173,11 @@ def student_runs(params: Params) -> list[Run]:
     taught = [method for method in params.kd_methods if has_teacher(params, method)]
     pairs = [(NO_KD, method) for method in params.kd_methods if method not in taught]
     pairs += itertools.product(teacher_losses(params), taught)
-    axes = itertools.product(params.seeds, params.mixup, pairs, params.student_losses)
+    axes = itertools.product(params.seeds, params.mixup, pairs)
     return [
         _student_run(params, method, teacher, loss, mixup, seed)
-        for seed, mixup, (teacher, method), loss in axes
+        for seed, mixup, (teacher, method) in axes
+        for loss in (method == NO_KD and params.plain_losses) or params.student_losses
     ]
 
 
@@ -184,8 +185,8 @@ def control_runs(params: Params) -> list[Run]:
     """The runs of the small grids beside the main one, each on the levels the params have too."""
     runs: dict[str, Run] = {}
     for control in params.controls.values():
-        axes = {"kd_methods": control.kd_methods}
-        for axis in ("teacher_losses", "student_losses", "mixup"):
+        axes = {"kd_methods": control.kd_methods, "plain_losses": None}
+        for axis in ("seeds", "teacher_losses", "student_losses", "mixup"):
             wanted = getattr(control, axis)
             there = teacher_losses(params) if axis == "teacher_losses" else getattr(params, axis)
             if wanted is not None:
@@ -199,7 +200,7 @@ def given_student_runs(params: Params) -> list[Run]:
     networks = {name: with_hash(given) for name, given in params.given_students.items()}
     return [
         Run(
-            **base(params, seed, STUDENTS),
+            **_base(params, seed, STUDENTS),
             model=given.model,
             given=given,
             labels={
@@ -219,7 +220,7 @@ def _student_run(
 ) -> Run:
     teachers = () if teacher == NO_KD else (teacher_run(params, teacher, mixup, seed),)
     return Run(
-        **base(params, seed, STUDENTS),
+        **_base(params, seed, STUDENTS),
         model=params.student_model,
         objective=objective(params, loss, method),
         targets=targets(params, method),
@@ -233,6 +234,12 @@ def _student_run(
             "mixup": mixup,
         },
     )
+
+
+def _base(params: Params, seed: int, stem: str) -> dict[str, Any]:
+    """`base`, in the folder of all settings where they share runs."""
+    fields = base(params, seed, stem)
+    return fields | {"folder": stem} if params.share_runs else fields
 
 
 def base(params: StudyParams, seed: int, stem: str) -> dict[str, Any]:

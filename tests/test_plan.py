@@ -52,8 +52,11 @@ def test_the_claims_wait_for_everything(digits):
 
 @pytest.mark.parametrize(
     ("profile", "changes"),
-    [("digits", {}), ("paper", {}), ("digits5", {}), ("digits5", {"kd_methods": ["none"]})],
-)
+    [
+        ("digits", {}), ("paper", {}), ("digits5", {}), ("digits5", {"kd_methods": ["none"]}),
+        ("cifar_small", {}),
+    ],
+)  # fmt: skip
 def test_a_jobs_parameters_make_exactly_its_runs(profile, changes):
     for job in plan(profile, "out", **changes).jobs:
         if job.runs or not STUDIES[job.notebook].facts.get("concludes"):
@@ -136,3 +139,60 @@ def test_a_profile_may_be_planned_in_part(digits):
     assert made.jobs == tuple(job for job in digits.jobs if job.notebook in stems)
     with pytest.raises(LookupError, match="no notebook '09' in the profile 'digits'"):
         plan("digits", "out", notebooks=["09"])
+    with pytest.raises(LookupError, match="no notebook '04/x' in the profile 'digits'"):
+        plan("digits", "out", notebooks=["04/x"])
+    alone = plan("digits", "out", notebooks=["02"])  # its teachers are stored, or made by the job
+    assert {job.needs for job in alone.jobs} == {()}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return plan("cifar_small", "out", notebooks=["01", "02", "03"])
+
+
+def test_the_jobs_of_a_seed_come_before_those_of_the_next(small):
+    order = [
+        (job.params["extra"]["setting"], job.params["seeds"]) for job in small.jobs if job.runs
+    ]
+    verdicts = [("verdicts", [seed]) for seed in range(5) for _ in range(8)]
+    assert order == verdicts + [("whole_grid", [0])] * 10
+    seen = set()
+    for job in small.jobs:
+        assert set(job.needs) <= seen
+        seen.add(job.name)
+
+
+def test_settings_share_runs(small):
+    """The whole grid takes from the verdicts what both have, and waits for it."""
+    jobs = {job.name: job for job in small.jobs}
+    whole = next(part for part in small.parts if part.params.setting == "whole_grid"
+                 and part.stem == grid.STUDENTS)  # fmt: skip
+    assert len(grid.student_runs(whole.params)) == 128 + 8
+    assert {run.folder for run in small.runs} == {grid.TEACHERS, grid.STUDENTS}
+    assert sum(len(job.runs) for job in small.jobs) == len(small.runs)
+    added = jobs["02_students/whole_grid/ce-no_mixup-seed0"]
+    assert {run.split("-")[2] for run in added.runs} == {"als", "cp"}
+    study = jobs["03_calibration_study/whole_grid"]
+    makers = {job.name for job in small.jobs for run in whole.runs if run.id in job.runs}
+    assert makers <= set(study.needs)
+    assert any(name.startswith("02_students/verdicts") for name in makers)
+    assert not any(name.endswith("seed1") for name in study.needs)
+
+
+def test_one_setting_of_a_notebook_may_be_planned(small):
+    made = plan("cifar_small", "out", notebooks=["02/verdicts", "01/verdicts", "03/verdicts"])
+    assert made.jobs == tuple(job for job in small.jobs if "/verdicts" in job.name)
+
+
+def test_students_without_a_method_have_losses_of_their_own(small):
+    verdicts = next(part for part in small.parts if part.stem == grid.STUDENTS)
+    cells = {tuple(run.labels.values()) for run in grid.student_runs(verdicts.params)}
+    plain = {cell for cell in cells if cell[0] == "none"}
+    assert {cell[2] for cell in plain} == {"ce", "als", "cp", "bs"}
+    assert {cell[2] for cell in cells - plain} == {"ce", "bs"}
+    assert (len(plain), len(cells)) == (8, 40)
+    controls = grid.control_runs(verdicts.params)
+    assert {run.seed for run in controls if run.labels["kd_method"] != "kd_adjusted"} == {0}
+    assert {run.seed for run in controls if run.labels["kd_method"] == "kd_adjusted"} == set(
+        range(5)
+    )

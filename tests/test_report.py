@@ -750,3 +750,17 @@ def test_a_contest_without_an_interval_claims_nothing():
     assert text._after(lines.assign(seeds=1, at_bound=0)) == (
         f"{head}): 38 of 128 with KD and 2 of 7 without"
     )
+
+
+def test_controls_of_other_losses_stay_out_of_means_that_students_with_kd_do_not_share(tmp_path):
+    """Controls with four losses, students with KD with two: their effects are those of a grid of
+    two losses, and every control has its cell and its line after training."""
+    params = params_of(seeds=[0, 1, 2], plain_losses=["ce", "als", "cp", "bs"])
+    rows, narrow = fake_rows(params), params_of(seeds=[0, 1, 2])
+    wide, two = (report.summary(rows, grid.student_runs(one)) for one in (params, narrow))
+    pd.testing.assert_frame_equal(wide, two)
+    study = Study.of(rows, params)
+    plain = study.cells[study.cells["kd_method"] == "none"]
+    assert sorted(plain["student_loss"].unique()) == ["als", "bs", "ce", "cp"]
+    assert set(plain["cell"]) <= set(study.posthoc["cell"])
+    assert report.write(rows, params, tmp_path).is_file()

@@ -214,10 +214,11 @@ class Run(Strict):
 
 
 class Control(Strict):
-    """A small grid beside the main one: its own KD methods, on some levels of the other axes (None:
-    all that the params have)."""
+    """A small grid beside the main one: its own KD methods, on some levels of the other axes and
+    some seeds (None: all that the params have)."""
 
     kd_methods: Names
+    seeds: Seeds | None = None
     teacher_losses: Names | None = None
     student_losses: Names | None = None
     mixup: Switches | None = None
@@ -263,8 +264,11 @@ class Params(StudyParams):
 
     kd_methods: a name, or several joined as in "kd+byot". teacher_recipe: recipe keys that differ
     for the teachers. teacher_model may be `{model, checkpoint, ...}`, a trained network of yours.
+    plain_losses: label losses of the students without any method, None: `student_losses`.
     controls: name -> a small grid of further students, outside the tables of the main one.
     given_students: name -> `{model, checkpoint, ...}`, evaluated and listed beside those grids.
+    share_runs: all settings of the file keep their rows in one folder, the notebook's own, so that
+    a run of several settings is made once.
     """
 
     teacher_model: str | Given = "resnet8"
@@ -272,11 +276,13 @@ class Params(StudyParams):
     kd_methods: Levels = ("none", "kd", "crd", "rkd", "at")
     teacher_losses: Names = ("ce", "als", "cp", "bs")
     student_losses: Names = ("ce", "als", "cp", "bs")
+    plain_losses: Names | None = None
     mixup: Switches = (False, True)
     mixup_alpha: Positive = 1.0
     teacher_recipe: dict[str, Any] = {}
     controls: dict[str, Control] = {}
     given_students: dict[str, Given] = {}
+    share_runs: bool = False
 
 
 def fingerprint(value: Any) -> str:

@@ -21,13 +21,16 @@ def _by_seed(values: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
 def summary(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     """One line a level of a factor: its means, and its effect against the factor's reference.
 
-    Means are over the cells with KD, but for `kd_method`, where "none" are the controls. An effect
-    is the mean difference of pairs equal in everything else (a student with KD pairs with the
-    control of its loss, mixup and seed), inside each seed, then over seeds. A seed that lacks one
-    of the runs does not count; `seeds` and `effect_seeds` say how many do.
+    Means are over the cells with KD, but for `kd_method`, where "none" are the controls of the
+    losses that students with KD have, too. An effect is the mean difference of pairs equal in
+    everything else (a student with KD pairs with the control of its loss, mixup and seed), inside
+    each seed, then over seeds. A seed that lacks one of the runs does not count; `seeds` and
+    `effect_seeds` say how many do.
     """
     table = run_table(rows, runs)
     taught = table[table["kd_method"] != NO_KD]
+    if len(taught):
+        table = table[table["student_loss"].isin(taught["student_loss"])]
     lines = []
     for factor, reference in REFERENCE.items():
         pool = table if factor == "kd_method" else taught
