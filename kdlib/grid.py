@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +262,15 @@ def restrict(params: StudyParams, runs: Sequence[Run], axes: Mapping[str, str]) 
     return params.model_copy(update=levels)
 
 
-def _restrict(params: Params, runs: Sequence[Run]) -> Params:
+def restrict_grid(
+    params: Params, runs: Sequence[Run], beside: Callable[[Any], list[Run]] = control_runs
+) -> Params:
     """A job of the grid: of what stands beside it, only that of which the job has runs."""
     restricted, own = restrict(params, runs, AXES), {run.id for run in runs}
     parts = {"controls": {}, "given_students": {}}
     for name in parts:
         alone = params.model_copy(update=parts | {name: getattr(params, name)})
-        if own.isdisjoint(run.id for run in control_runs(alone)):
+        if own.isdisjoint(run.id for run in beside(alone)):
             restricted = restricted.model_copy(update={name: {}})
     return restricted
 
@@ -288,7 +290,7 @@ def _sha256(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-_GRID = {"params": Params, "restrict": _restrict}
+_GRID = {"params": Params, "restrict": restrict_grid}
 STUDIES.register(TEACHERS, **_GRID)(teacher_runs)
 STUDIES.register(STUDENTS, **_GRID)(lambda params: student_runs(params) + control_runs(params))
 STUDIES.register(STUDY, **_GRID)(lambda params: [])

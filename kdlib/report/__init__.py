@@ -36,6 +36,7 @@ __all__ = [
 
 # Which module writes the section of a notebook.
 SECTIONS = {
+    "00_training_length": "training_length",
     grid.STUDY: "kd_calibration",
     "04_self_distillation": "self_distillation",
     "05_multi_teacher_fidelity": "multi_teacher",

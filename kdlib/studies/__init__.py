@@ -5,4 +5,5 @@ from kdlib.studies import (  # noqa: F401 (importing registers them)
     overlapping,
     published_claims,
     self_distillation,
+    training_length,
 )

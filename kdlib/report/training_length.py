@@ -1,0 +1,198 @@
+"""The report of the pilot: at which length differences keep their signs; nothing trains."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib.config import Run
+from kdlib.grid import NO_KD
+from kdlib.plots import training_length as plots
+from kdlib.report import html
+from kdlib.report.compose import Section
+from kdlib.report.tables import (
+    CELL,
+    METRICS,
+    cell_label,
+    cells,
+    means,
+    missing,
+    present,
+    run_table,
+)
+from kdlib.report.text import DIGITS, seeds_note
+from kdlib.store import Row
+from kdlib.studies.published_claims import load_claims
+from kdlib.studies.training_length import STEM, TrainingLength, runs
+
+WORDS = {"acc": ("accuracy", " points", 100), "ece": ("ECE", "", 1)}
+JUDGED = tuple(WORDS)
+AGAINST_NONE = "KD or none"
+QUESTION = """Each length is a training of its own: its learning rate falls to 0 at its end, and its
+teachers are as long as its students. A difference is that of two students which are equal in all
+but one choice. Its sign counts where its size is beyond the margin that claims are judged with; it
+has settled at a length when from there on it is never beyond the margin on both sides."""
+
+
+def write(rows: Sequence[Row], params: TrainingLength, out_dir: str | Path) -> Path:
+    """Write the pilot's tables, figure and section of the report; the page's path.
+
+    rows: stored rows, of other params too (they are left out). ValueError where there is no row of
+    a student of these params.
+    """
+    section, found = Section(Path(out_dir), STEM, params.setting), tables(rows, params)
+    section.tables(found)
+    own, head = present(rows, runs(params)), title(params)
+    figure = plots.lengths(found["students"], found["differences"], margins(), head)
+    lacking = missing(rows, runs(params))
+    facts = [*[DIGITS] * (params.data == "digits"), html.made_with(own)]
+    facts += [f"{len(lacking)} runs are missing: {', '.join(lacking)}."] * bool(lacking)
+    folders, note = {row["id"]: row["folder"] for row in own}, seeds_note(len(params.seeds))
+    parts = [
+        html.note(QUESTION),
+        html.items(answer(found, params), "answer"),
+        section.figure("training_length", "Students, and differences, by length", figure),
+        html.table(found["settled"], "The length at which each difference has settled"),
+        html.folded("Differences", html.table(found["differences"], note)),
+        html.folded("Students", html.table(found["students"], note, folders)),
+        html.folded("Teachers", html.table(found["teachers"], note, folders)),
+        html.items(facts),
+        section.files(),
+    ]
+    return section.write(head, parts, "\n".join([head, *answer(found, params)]) + "\n")
+
+
+def deterministic_tables(
+    rows: Sequence[Row], params: TrainingLength, out_dir: str | Path = ""
+) -> dict[str, pd.DataFrame]:
+    """Every table, a function of the rows alone, by its file's stem."""
+    return tables(rows, params)
+
+
+def tables(rows: Sequence[Row], params: TrainingLength) -> dict[str, pd.DataFrame]:
+    """Students and teachers of each length, differences of students, and where they settle."""
+    students, teachers = (_of(params, role) for role in ("student", "teacher"))
+    if not present(rows, students):
+        raise ValueError(f"rows: none of the {len(rows)} is a student of these params")
+    found = differences(rows, students)
+    return {
+        "students": cells(rows, students).drop(columns="harmonic"),
+        "teachers": cells(rows, teachers),
+        "differences": found,
+        "settled": settled(found, params.lengths),
+    }
+
+
+def _of(params: TrainingLength, role: str) -> list[Run]:
+    return runs(params.model_copy(update={"roles": (role,)}))
+
+
+def margins() -> dict[str, float]:
+    """How large a difference must be to have a sign: the margins that claims are judged with."""
+    return {metric: load_claims().margins[metric] for metric in JUDGED}
+
+
+def differences(rows: Sequence[Row], students: Sequence[Run]) -> pd.DataFrame:
+    """One line a length and a pair of students that differ in one choice, the later in the order of
+    the params minus the earlier: means over seeds with half-widths as in
+    `kdlib.report.tables.over_seeds`, and the sign of each of `JUDGED` beyond its margin."""
+    table, beyond = run_table(rows, students), margins()
+    kinds = list(dict.fromkeys(tuple(run.labels[name] for name in CELL) for run in students))
+    pairs = [pair for pair in itertools.combinations(kinds, 2) if _one_choice(*pair)]
+    by_cell = dict(list(table.groupby(CELL, observed=True)))
+    lines = []
+    for one, other in pairs:
+        both = by_cell[other].merge(by_cell[one], on=["epochs", "seed"], suffixes=("", "_less"))
+        for name in METRICS:
+            both[name] -= both[f"{name}_less"]
+        for length, part in both.groupby("epochs", observed=True):
+            line = _named(one, other) | {"epochs": length, "seeds": int(part["acc"].count())}
+            line |= means(part, "_effect")
+            for name in JUDGED:
+                value = line[f"{name}_effect"]
+                line[f"{name}_sign"] = (value > beyond[name]) - (value < -beyond[name])
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _one_choice(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two cells differ in the student loss alone, in mixup alone, or in how they are
+    taught: by whom, or by what method, or at all."""
+    (method, teacher, *rest), (other_method, other_teacher, *other_rest) = one, other
+    taught = method == other_method or teacher == other_teacher or NO_KD in (method, other_method)
+    apart = [(method, teacher) != (other_method, other_teacher)]
+    apart += [mine != theirs for mine, theirs in zip(rest, other_rest, strict=True)]
+    return taught and sum(apart) == 1
+
+
+def _named(one: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
+    names = (cell_label(dict(zip(CELL, cell, strict=True))) for cell in (other, one))
+    kinds = {"student loss": one[2] != other[2], "mixup": one[3] != other[3]}
+    kinds |= {AGAINST_NONE: NO_KD in (one[0], other[0]), "teaching": True}
+    return {"difference": " - ".join(names), "in": next(kind for kind in kinds if kinds[kind])}
+
+
+def settled(table: pd.DataFrame, lengths: Sequence[int]) -> pd.DataFrame:
+    """One line a difference: the shortest length from which on its sign never turns, for each of
+    `JUDGED`; the longest never proves it, for nothing longer was trained."""
+    lines = []
+    for name, part in table.groupby("difference", sort=False):
+        signs = part.set_index("epochs")
+        line = {"difference": name}
+        for metric in JUDGED:
+            line[f"{metric}_settled"] = settled_at(signs[f"{metric}_sign"].to_dict())
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def settled_at(signs: Mapping[int, int]) -> int:
+    """The shortest length from which on no two signs (-1, 0, 1) are opposite.
+
+    >>> settled_at({10: -1, 20: 1, 40: 0, 80: 1}), settled_at({10: 0, 20: 1}), settled_at({5: 1})
+    (20, 10, 5)
+    """
+    return next(
+        length
+        for length in sorted(signs)
+        if not {-1, 1} <= {sign for other, sign in signs.items() if other >= length}
+    )
+
+
+def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[str]:
+    """From which length on signs stay, and what KD does against no KD at each."""
+    texts = [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
+    table = found["differences"]
+    for name, part in table[table["in"] == AGAINST_NONE].groupby("difference", sort=False):
+        acc = ", ".join(f"{100 * value:+.1f}" for value in part["acc_effect"])
+        ece = ", ".join(f"{value:+.3f}" for value in part["ece_effect"])
+        where = ", ".join(map(str, part["epochs"]))
+        texts.append(f"{name}: accuracy {acc} points, ECE {ece} at {where} epochs.")
+    note = seeds_note(len(params.seeds)).split(":")[0]
+    return [*texts, f"{note[0].upper()}{note[1:]}."]
+
+
+def _settled(table: pd.DataFrame, metric: str, longest: int) -> str:
+    """From which length on no difference turns, or which still do."""
+    word, unit, scale = WORDS[metric]
+    lengths, margin = table[f"{metric}_settled"], f"{scale * margins()[metric]:g}{unit}"
+    if lengths.max() < longest:
+        return (
+            f"In {word} none of {len(table)} differences turns its sign beyond {margin} from "
+            f"{lengths.max()} epochs on."
+        )
+    late = table.loc[lengths == longest, "difference"]
+    return (
+        f"In {word} {len(late)} of {len(table)} differences still turn on the way to {longest} "
+        f"epochs, beyond {margin}: {'; '.join(late)}."
+    )
+
+
+def title(params: TrainingLength) -> str:
+    """What the pilot was measured on."""
+    factor = params.imbalance_factor
+    tail = f" IF {factor:g}" if factor else ""
+    return (
+        f"How long to train: {params.data}{tail}, {params.teacher_model} -> {params.student_model}"
+    )
