@@ -16,6 +16,7 @@ from kdlib.report import overlapping_text as text
 from kdlib.report.compose import Section
 from kdlib.report.images import predictions
 from kdlib.report.overlapping_tables import Overlap, cell_label, published
+from kdlib.report.overlapping_text import answer
 from kdlib.report.text import DIGITS, number, seeds_note
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
@@ -23,6 +24,7 @@ from kdlib.studies.overlapping import RESTRICTED, STUDENT, OverlappingTeachers
 
 __all__ = [
     "Overlap",
+    "answer",
     "cell_label",
     "deterministic_tables",
     "headline",
@@ -135,7 +137,7 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
     scan = "".join(part for name, part in drawn.items() if name.startswith("alpha_temperature"))
     return [
         html.note(text.QUESTION),
-        html.items(text.answer(found), "answer"),
+        html.items(answer(found), "answer"),
         html.items(
             [DIGITS] * (found.params.data == "digits") + text.lacking(found) + text.leaks(found)
         ),
