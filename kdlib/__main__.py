@@ -29,28 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    run = commands.add_parser("run", help="train and analyse a profile of params/")
-    run.add_argument("profile", nargs="?", default="digits")
-    run.add_argument("--dry-run", action="store_true", help="print what would be done")
-    run.add_argument(
-        "--jobs", type=int, help="notebooks at once (default: the cores; on a GPU one)"
-    )
-    run.add_argument("--out", help="results folder (default: results/PROFILE)")
-    run.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
-        help="another value of a key of the params files, in YAML; may be repeated",
-    )  # fmt: skip
-    run.add_argument(
-        "--only", action="append", default=[], metavar="NOTEBOOK",
-        help="run this notebook of the profile (04, 04_self_distillation) or one of its settings "
-        "(02/verdicts); may be repeated",
-    )  # fmt: skip
-    run.add_argument(
-        "--workflow-profile", default="local", metavar="NAME",
-        help="where the jobs run: a folder of workflow/profiles (local, slurm) or one of your own",
-    )  # fmt: skip
-    run.set_defaults(do=_run)
+    _add_run(commands)
 
     check = commands.add_parser("verify", help="recompute every number of a results folder")
     check.add_argument("results", help="e.g. results/digits")
@@ -86,6 +65,31 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say whether torch and torchvision fit")
     doctor.set_defaults(do=_doctor)
     return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser("run", help="train and analyse a profile of params/")
+    run.add_argument("profile", nargs="?", default="digits")
+    run.add_argument("--dry-run", action="store_true", help="print what would be done")
+    run.add_argument(
+        "--jobs", type=int, help="notebooks at once (default: the cores; on a GPU one)"
+    )
+    run.add_argument("--out", help="results folder (default: results/PROFILE)")
+    run.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
+        help="another value of a key of the params files, in YAML; may be repeated",
+    )  # fmt: skip
+    run.add_argument(
+        "--only", action="append", default=[], metavar="NOTEBOOK",
+        help="run this notebook of the profile (04, 04_self_distillation) or one of its settings "
+        "(02/verdicts); may be repeated",
+    )  # fmt: skip
+    run.add_argument(
+        "--workflow-profile", default="local", metavar="NAME",
+        help="where the jobs run: a folder of workflow/profiles (local, slurm) or one of your own",
+    )  # fmt: skip
+    run.set_defaults(do=_run)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
