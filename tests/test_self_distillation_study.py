@@ -1,5 +1,6 @@
 """The self-distillation study: its runs, who teaches whom, its tables against plain loops."""
 
+import dataclasses
 import functools
 import math
 import statistics
@@ -120,7 +121,8 @@ def test_a_jobs_params_make_exactly_its_runs(profile):
 
 def test_the_jobs_are_seeds_and_a_conclusion():
     jobs = jobs_of("cifar_small")
-    assert [len(job.runs) for job in jobs] == [8, 4, 4, 4, 4, 0]
+    # All eight subsets once, then five of them; beside both, the ablations' three.
+    assert [len(job.runs) for job in jobs] == [8 + 3, *[5 + 3] * 4, 0]
     assert set(jobs[-1].needs) == {job.name for job in jobs[:-1]}
     settings = {job.params["extra"]["setting"] for job in jobs_of("paper")}
     assert settings == {"cifar100", "tiny_imagenet"}
@@ -208,8 +210,10 @@ def test_taught_heads():
 
 # --- networks
 
+BIG = ["resnet50", "resnext50"]
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50"])
+
+@pytest.mark.parametrize("name", ["resnet18", *BIG])
 def test_the_backbones_take_tiny_imagenet(name):
     with torch.device("meta"):
         network = models.build(name, 200, 3, 64, side_heads=True).eval()
@@ -221,9 +225,45 @@ def test_the_backbones_take_tiny_imagenet(name):
         assert view.side_features[stage].shape == view.embedding.shape
 
 
-@pytest.mark.parametrize("stages", [2, 3])
-def test_networks_without_their_last_stages(stages):
-    whole, less = (models.build(name, 10) for name in ("resnet18", f"resnet18_{stages}stages"))
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in BIG)]
+)
+def test_the_backbones_train_on_tiny_imagenet(name):
+    """A step of all three parts at 64 px and 200 classes reaches every weight."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(200), 2)
+    images = rng.integers(0, 256, (400, 64, 64, 3), np.uint8)
+    names = [f"n{label:03}" for label in range(200)]
+    record = data.from_arrays("tiny", images, labels, images[::2], labels[::2], names)
+    changes = {"data": "tiny", "image_size": 64, "imbalance_factor": None, "batch_size": 2}
+    (run,) = runs(params_of(models=[name], methods=["pskd+byot+dmfl"], epochs=3, **changes))
+    few = dataclasses.replace(
+        data.select(record, None, None, 0),
+        train_indices=np.array([0, 100]),
+        val_indices=np.array([], int),
+    )
+    cohort = train.Cohort([run], record, few, [], "cpu")
+    (student,) = cohort.students
+    network = student.trained.network
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    (batch,) = cohort.stream.epoch(1, 3)  # neither the first nor the last, which are probed
+    assert (batch.images.shape, batch.clock.epoch) == ((2, 3, 64, 64), 1)
+    cohort.step(batch)
+    assert all(loss.isfinite() for loss in student.losses.values())
+    same = [key for key, value in network.named_parameters() if torch.equal(value, before[key])]
+    assert same == []
+    assert student.source.memory.shape == (2, 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("resnet18", 3), ("resnet18", 2), ("resnet20", 2), ("resnet8", 2), ("resnet8_half", 2)],
+)
+def test_networks_without_their_last_stages(name, stages):
+    whole, less = (models.build(one, 10) for one in (name, f"{name}_{stages}stages"))
+    assert (
+        list(models.build(f"{name}_{stages}stages", 10, side_heads=True).side_heads)
+        == list(less.stages)[:-1]
+    )
     assert list(less.stages) == list(whole.stages)[:stages]
     for name, stage in less.stages.items():
         assert str(stage) == str(whole.stages[name])

@@ -301,11 +301,14 @@ def test_terms_that_read_maps_keep_their_teachers_live_beside_cached_ones(digits
 
 @pytest.mark.parametrize("mixup", [False, True])
 def test_pskd_is_the_literal_recipe(digits, mixup):
-    """Three epochs of Kim et al. by hand: a table of last epoch's predictions, first the labels."""
+    """Three epochs of Kim et al. by hand: a table of last epoch's predictions, first the labels; in
+    one go, and after an interruption."""
     record, selection = digits
     changes = {"mixup": [mixup], "student_losses": ["ce"], "epochs": 3, "weight_decay": 0.0}
     (run,) = grid.student_runs(Params(**BASE | changes, kd_methods=["pskd"]))
-    (trained,) = train.fit([run], *digits)
+    kept = []
+    (trained,) = train.fit([run], *digits, keep=lambda run, one: kept.append(one))
+    resumed = [train.fit([run], *digits, resume=[progress])[0] for progress in kept[:2]]
 
     network = train.build_network(run, record).to(memory_format=torch.channels_last)
     labels = torch.from_numpy(record.train_labels[selection.train_indices])
@@ -325,6 +328,8 @@ def test_pskd_is_the_literal_recipe(digits, mixup):
                     for row in batch.rows.tolist()
                 ]
             )
+            if epoch == 1:  # plain cross-entropy
+                assert torch.equal(soft, torch.eye(10)[labels[batch.rows]])
             if mixup:
                 lam = batch.mix.lam
                 soft = lam * soft + (1 - lam) * soft[batch.mix.permutation]
@@ -339,6 +344,7 @@ def test_pskd_is_the_literal_recipe(digits, mixup):
             optimizer.zero_grad()
             (-soft * logits.log_softmax(1)).sum(1).mean().backward()
             optimizer.step()
-    for name, value in network.eval().state_dict().items():
-        found = trained.network.state_dict()[name]
-        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4, msg=name)
+    for one in (trained, *resumed):
+        for name, value in network.eval().state_dict().items():
+            found = one.network.state_dict()[name]
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4, msg=name)

@@ -85,6 +85,7 @@ _RESNETS = {
         f"resnet{depth}": _ResNet(_basic, ((depth - 2) // 6,) * 3, _CIFAR)
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
+    "resnet8_2stages": _ResNet(_basic, (1, 1), _CIFAR[:3]),
     "resnet20_2stages": _ResNet(_basic, (3, 3), _CIFAR[:3]),
     "resnet8x4": _ResNet(_basic, (1, 1, 1), _X4),
     "resnet32x4": _ResNet(_basic, (5, 5, 5), _X4),
