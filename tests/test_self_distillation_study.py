@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import statistics
+import time
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,9 @@ from kdlib import Lab, data, losses, metrics, models, objectives, plots, train
 from kdlib.augment import Stream
 from kdlib.config import by_stream
 from kdlib.plan import plan
+from kdlib.plots import self_distillation as drawings
 from kdlib.report import self_distillation as report
-from kdlib.report.self_distillation import published, tables, words
+from kdlib.report.self_distillation import conclusion, published, tables
 from kdlib.studies.self_distillation import STEM, SUBSETS, SelfDistillation, runs
 from kdlib.teachers import FrozenTeachers
 from kdlib.train import loop
@@ -279,8 +281,11 @@ def test_parameters_with_and_without_heads():
     ]
     table = tables.parameters(rows).set_index("model")
     assert list(table["parameters"])[:3] == [11_220_132, 23_705_252, 23_177_124]
-    assert list(table["with side heads"])[:2] == [13_011_152, 50_430_928]
-    assert table["with side heads"].isna().tolist() == [False, False, False, True]
+    assert list(table["parameters_with_heads"])[:2] == [13_011_152, 50_430_928]
+    assert table["MFLOP"]["resnet18"] == pytest.approx(1110, rel=0.01)  # 0.56 G multiply-adds
+    assert (table["MFLOP_with_heads"] > table["MFLOP"])[:3].all()
+    for name in ("parameters_with_heads", "MFLOP_with_heads"):
+        assert table[name].isna().tolist() == [False, False, False, True]
 
 
 # --- evaluation
@@ -336,28 +341,47 @@ def test_heads_are_verified_and_measured_again(finished):
 
 def test_seconds_an_epoch(digits):
     made = runs(params_of(methods=["none", "pskd+byot"]))
-    found = train.seconds_an_epoch(made, *digits, rounds=1, steps=1)
+    found = train.seconds_an_epoch(made, *digits, rounds=2, steps=1)
     assert found.keys() == {run.id for run in made}
-    assert all(0 < seconds < 60 for seconds in found.values())
+    assert all(len(seconds) == 2 for seconds in found.values())
+    assert all(0 < one < 60 for seconds in found.values() for one in seconds)
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
         train.seconds_an_epoch(made, *digits, rounds=0)
+
+
+def test_waiting_for_a_core_is_no_cost_of_a_method(digits, monkeypatch):
+    """One thread on a CPU is timed by what it computed: sleep, as a busy core makes it, is free."""
+    made = runs(params_of(methods=["none"]))
+    step = train.Cohort.step
+
+    def slow(cohort, batch):
+        time.sleep(0.5)
+        step(cohort, batch)
+
+    monkeypatch.setattr(train.Cohort, "step", slow)
+    steps = len(digits[1].train_indices) // made[0].recipe.batch_size
+    for threads, waits in ((1, False), (2, True)):
+        found = train.seconds_an_epoch(made, *digits, threads=threads, rounds=1, steps=1)
+        assert (found[made[0].id][0] > 0.5 * steps) == waits
 
 
 # --- tables
 
 
-def fake_row(run, number=None):
-    """A row whose numbers are a function of the run; number(method, seed): its error."""
+def fake_row(run, number=None, ece=None, T=1.3):
+    """A row whose numbers are a function of the run; number(method, seed): its error; ece(...):
+    its ECE, a third of which one temperature leaves."""
     noise = np.random.default_rng(int(run.id[-8:], 16))
     method = run.labels["method"]
     error = number(method, run.seed) if number else 0.3 + 0.02 * noise.normal()
-    ece, nll = noise.uniform(0.02, 0.1), noise.uniform(0.8, 1.2)
+    drawn, nll = noise.uniform(0.02, 0.1), noise.uniform(0.8, 1.2)
+    ece = ece(method, run.seed) if ece else drawn
     test = {"acc": 1 - error, "top5_error": error / 4, "nll": nll, "ece": ece, "ece_10": 0.9 * ece}
     test |= {"aurc": 100 * error, "e_aurc": 40 * error, "ece_floor": 0.01}
-    row = {"test": test, "temperature": {"T": 1.3, "nll": 0.9 * nll, "ece": ece / 3}}
+    row = {"test": test, "temperature": {"T": T, "nll": 0.9 * nll, "ece": ece / 3}}
     if "byot" in method:
         brief = {"nll": nll, "ece": ece, "ece_floor": 0.01}
-        gaps = {"ensemble": -0.01, "final": 0.0, "stage1": 0.1, "stage2": 0.05}
+        gaps = {"ensemble": -0.01 - run.seed / 1000, "final": 0.0, "stage1": 0.1, "stage2": 0.05}
         row["heads"] = {name: brief | {"acc": 1 - error - gap} for name, gap in gaps.items()}
     taught = method not in ("none", "pskd")
     shape = {"name": run.model, "num_classes": 100, "in_channels": 3, "image_size": 32}
@@ -422,6 +446,18 @@ def test_cells_and_differences_against_loops(study):
         assert (gap["top1_error_effect"], gap["top1_error_effect_ci95"]) == expected
         assert (cell["seeds"], gap["seeds"], cell["T"]) == (3, 3, 1.3)
         assert cell["ece_after"] == pytest.approx(cell["ece"] / 3)
+    gap = line(found["versus_baseline"], model="resnet20", method="byot")
+    tests = {
+        (row["labels"]["method"], row["run"]["seed"]): row["metrics"]
+        for row in rows
+        if row["labels"]["model"] == "resnet20"
+    }
+    values = [
+        tests["byot", at]["test"]["ece"] - tests["none", at]["temperature"]["ece"]
+        for at in range(3)
+    ]
+    expected = pytest.approx(interval(values))
+    assert (gap["ece_versus_scaled"], gap["ece_versus_scaled_ci95"]) == expected
     alone = line(found["versus_baseline"], model="resnet20_2stages")
     assert (alone["seeds"], math.isnan(alone["top1_error_effect_ci95"])) == (1, True)
     assert line(found["versus_baseline"], model="resnet20", method="pskd")["seeds"] == 4
@@ -502,6 +538,10 @@ def test_a_missing_row_is_never_averaged_away(study):
     assert (found["effects"]["seeds"] == 2).all()
     cell = line(found["cells"], model="resnet20", method="byot+dmfl")
     assert (cell["seeds"], cell["flags"]) == (2, "a row is missing; KD is off (first epoch)")
+    # Without a seed that has all eight the factorial is empty, and no figure is drawn of it.
+    few = [row for row in rows if row["labels"]["method"] in ("none", "pskd")]
+    assert (report.deterministic_tables(few, params)["effects"]["seeds"] == 0).all()
+    assert set(report.figures(few, params, "")) == {"versus_baseline"}
     with pytest.raises(ValueError, match="none of the 0 is a run of these params"):
         report.deterministic_tables([], params)
 
@@ -515,6 +555,11 @@ def test_heads_stand_from_input_to_output(study):
     one = part.iloc[0]
     assert (one["acc"], one["acc_ci95"]) == pytest.approx(interval(values))
     assert set(table["method"]) == {method for method in SUBSETS if "byot" in method}
+    gap = part.iloc[-1]  # of the ensemble, from the final head of the same seed
+    assert (gap["acc_effect"], gap["acc_effect_ci95"]) == pytest.approx(
+        interval([0.01, 0.011, 0.012])
+    )
+    assert math.isnan(part.iloc[2]["acc_effect"])
 
 
 # --- what was published
@@ -544,16 +589,21 @@ def test_ours_stand_beside_the_published(study):
     assert one["top1_error_published"] == pytest.approx(0.2189)
     assert one["top1_error_effect_published"] == pytest.approx(0.2189 - 0.2141)
     assert one["ece_10_effect_published"] == pytest.approx(0.1124 - 0.0514)
-    mean = {
-        method: statistics.mean(error(rows, "resnet20", method, seed) for seed in seeds)
-        for method, seeds in (("byot", range(3)), ("none", range(4)))
-    }
-    assert one["top1_error_effect"] == pytest.approx(mean["byot"] - mean["none"])
-    same = pd.DataFrame({"model": "resnet50", "method": ["none", "byot"]})
+    # Inside seeds: the plain network's fourth seed has no partner and does not count.
+    gaps = [
+        error(rows, "resnet20", "byot", seed) - error(rows, "resnet20", "none", seed)
+        for seed in range(3)
+    ]
+    ends = one["top1_error_effect"], one["top1_error_effect_ci95"]
+    assert ends == pytest.approx(interval(gaps))
+    assert one["seeds"] == 3
+    same = pd.DataFrame({"model": "resnet50", "method": ["none", "byot"], "seeds": 1})
     same = same.assign(**dict.fromkeys(published.THEIRS, 0.5))
-    beside = published.beside(same, published.published_cells(), "cifar100")
+    theirs = published.published_cells()
+    beside = published.beside(same, pd.DataFrame(), theirs, "cifar100")
     assert list(beside["published model"]) == ["resnet50"] * 2
-    assert published.beside(same, published.published_cells(), "digits").empty
+    assert beside["top1_error_effect"].isna().all()
+    assert published.beside(same, pd.DataFrame(), theirs, "digits").empty
 
 
 # --- the page
@@ -565,12 +615,16 @@ def test_the_page(study, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, folder, name: drawn.append(name))
     made = [run for run in runs(params) if run.seed == 0]
     assert not report.has_seconds(made, params, tmp_path)
-    report.write_seconds(made, {run.id: 2.0 + at for at, run in enumerate(made)}, params, tmp_path)
+    times = {run.id: [2.0 + at, 3.0 + at] for at, run in enumerate(made)}
+    report.write_seconds(made, times, "CPU", params, tmp_path)
     assert report.has_seconds(made, params, tmp_path)
     text = report.write(rows, params, tmp_path).read_text()
     for part in ("PS-KD + BYOT + DMFL", "The three parts", "Heads", "What was published", "±"):
         assert part in text
-    assert set(drawn) == {"effects", "versus_baseline", "error_vs_seconds"}  # no predictions
+    expected = {"effects", "versus_baseline", "error_vs_seconds", "by_head"}  # no predictions
+    assert set(drawn) == expected
+    assert "CPU seconds an epoch" not in text  # is the figure's
+    assert "computing time of one thread" in text
     found = report.deterministic_tables(rows, params)
     stored = {path.stem: path.read_bytes() for path in (tmp_path / STEM).glob("*.csv")}
     assert stored.keys() == {name for name, table in found.items() if len(table)} | {"seconds"}
@@ -595,21 +649,184 @@ def test_a_study_of_one_plain_network_has_a_page(tmp_path, monkeypatch):
     assert "baseline" in page.read_text()
 
 
-def test_the_answer_says_what_its_seeds_allow(study):
-    params, rows = study
-    sentences = words.answer(report.deterministic_tables(rows, params))
-    first = sentences[0]
-    assert first.startswith("PS-KD on resnet20, alone:")  # four seeds, three for the factorial
-    assert "(4 seeds, mean ± half of the 95 % t interval, descriptive)" in first
-    assert sentences[1].startswith("BYOT on resnet20, averaged over the other parts:")
-    assert (
-        "more accurate than the final head in 4 of 4 methods (mean +1.00 points)" in sentences[-3]
+# --- times
+
+
+def test_times_are_compared_inside_rounds(tmp_path):
+    made = runs(params_of(methods=["none", "pskd", "byot"]))
+    plain, pskd, byot = (run.id for run in made)
+    # The second round is twice as slow for all, the third for one of them only.
+    found = {plain: [1.0, 2.0, 1.1], pskd: [1.1, 2.2, 2.2], byot: [1.5, 3.0, 1.65]}
+    params = params_of()
+    report.write_seconds(made, found, "CPU", params, tmp_path)
+    table = pd.read_csv(tmp_path / STEM / "seconds.csv").set_index("method")
+    assert list(table["seconds_an_epoch"]) == [1.0, 1.1, 1.5]
+    assert list(table["slower"]) == pytest.approx([1.0, 1.1, 1.5])
+    assert (table["slower_low"]["pskd"], table["slower_high"]["pskd"]) == pytest.approx((1.1, 2.0))
+    assert set(table["clock"]) == {"CPU"}
+    assert report.has_seconds(made, params, tmp_path)
+    table[["model", "seconds_an_epoch"]].to_csv(tmp_path / STEM / "seconds.csv")  # an older form
+    assert not report.has_seconds(made, params, tmp_path)
+
+
+# --- figures
+
+
+def colours(axes):
+    """The face and edge colour of each point, from top to bottom of the figure's lines."""
+    points = [one.lines[0] for one in axes.containers]
+    return [(point.get_markerfacecolor(), point.get_markeredgecolor()) for point in points]
+
+
+def test_a_figure_decides_nothing_without_an_interval():
+    names = ["lower", "higher", "holds 0", "one seed"]
+    table = pd.DataFrame({"name": names})
+    for metric in drawings.AXES:
+        table[f"{metric}_effect"] = [-0.2, 0.2, 0.2, -0.2]
+        table[f"{metric}_effect_ci95"] = [0.1, 0.1, 0.3, math.nan]
+    figure = drawings.factor_effects(table, "title")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    for axes in figure.axes:
+        (better, _), (worse, _), (open_, _), (hollow, edge) = colours(axes)
+        assert (better, worse) == (plots.BLUE, plots.RED)
+        assert open_ == edge != hollow == "white"
+    assert len(figure.legends[0].get_texts()) == 4
+    alone = drawings.factor_effects(table.iloc[3:], "title")
+    assert [text.get_text() for text in alone.legends[0].get_texts()] == ["1 seed: no interval"]
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    methods = ["baseline", "PS-KD", "BYOT"]
+    table = pd.DataFrame({
+        "model": "m", "method": methods, "clock": "CPU", "seconds_an_epoch": [1.0, 1.1, 1.5],
+        "top1_error": [0.3, 0.28, 0.29], "top1_error_ci95": [0.01, 0.01, math.nan],
+    })  # fmt: skip
+    (axes,) = drawings.error_vs_seconds(table, methods, "title").axes
+    assert axes.get_xlabel() == "CPU seconds an epoch"
+    ends = [one.lines[0].get_xydata()[0] for one in axes.containers]
+    np.testing.assert_allclose(ends, [[1.0, 30.0], [1.1, 28.0], [1.5, 29.0]])
+    byot = colours(axes)[2]
+    heads = pd.DataFrame({"method": "BYOT", "head": ["stage1", "final", "ensemble"]})
+    heads = heads.assign(acc=[0.5, 0.6, 0.7], ece=0.1, acc_ci95=0.01, ece_ci95=math.nan)
+    figure = drawings.by_head(heads, {"acc": 0.55, "ece": 0.05}, methods, "title")
+    accuracy, ece = figure.axes
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == list(heads["head"])
+    points = [one.lines[0].get_xydata()[0, 1] for one in accuracy.containers]
+    assert points == pytest.approx([50, 60, 70])
+    assert {edge for _, edge in colours(accuracy)} == {byot[1]}
+    assert {face for face, _ in colours(ece)} == {"white"}  # no interval
+    assert accuracy.lines[-1].get_ydata()[0] == pytest.approx(55)  # the plain network
+
+
+# --- the conclusion
+
+
+def told(number=None, ece=None, seeds=5, times=None, T=1.3, **changes):
+    """The answer of a study whose rows have these numbers."""
+    params = params_of(**CIFAR | {"seeds": list(range(seeds))} | changes)
+    rows = [fake_row(run, number, ece, T) for run in runs(params)]
+    found = report.deterministic_tables(rows, params)
+    clocked = pd.DataFrame(columns=["model", "method", "slower"])
+    if times:
+        clocked = pd.DataFrame({"model": "resnet20", **times})
+    return conclusion.answer(found, clocked, params)
+
+
+GAINS = {"none": 0.0, "pskd": -0.02, "byot": 0.03, "dmfl": 0.0, "pskd+byot+dmfl": -0.03}
+
+
+def gains(method, seed):
+    """PS-KD and all three better, BYOT worse, DMFL neither: +1 point and -1 point in turn."""
+    return 0.3 + seed / 100 + GAINS[method] + 0.01 * (-1) ** seed * (method == "dmfl")
+
+
+def test_the_conclusion_says_what_is_better_worse_and_undecided():
+    methods = list(GAINS)
+    times = {"method": methods, "slower": [1.0, 1.02, 1.5, 1.4, 1.6]}
+    errors, _, ensemble = told(gains, times=times, methods=methods)
+    assert errors.startswith(
+        "resnet20, 1 epoch: top-1 error against the plain network's 32.00 ± 1.96 %:"
     )
-    assert "0.54 points" in sentences[-1]
-    five = params_of(**CIFAR | {"seeds": [0, 1, 2, 3, 4]})
+    assert (
+        "lower with PS-KD (-2.00 ± 0.00 points) and PS-KD + BYOT + DMFL (-3.00 ± 0.00 points), "
+        "higher with BYOT (+3.00 ± 0.00 points), undecided with DMFL (+0.20 ± 1.36 points) "
+        "(5 seeds, mean ± half of the 95 % t interval)."
+    ) in errors
+    assert errors.endswith(
+        "For accuracy: PS-KD + BYOT + DMFL, 1.60 times the time of an epoch, has the lowest mean "
+        "error; the cheapest that is clearly better than plain is PS-KD, 1.02 times the time of an "
+        "epoch."
+    )
+    assert "accuracy higher with BYOT (+1.20 ± 0.20 points) and PS-KD + BYOT + DMFL" in ensemble
 
+
+def test_the_conclusion_takes_nothing_where_nothing_helps():
     def number(method, seed):
-        return 0.3 + seed / 100 - (0.02 + seed / 1000) * ("pskd" in method)
+        return 0.3 + 0.01 * (method != "none") + seed / 500 * ("byot" in method)
 
-    table = report.deterministic_tables([fake_row(run, number) for run in runs(five)], five)
-    assert "interval beyond 0: top-1 error" in words.answer(table)[0]
+    errors = told(number, methods=["none", "pskd", "byot"])[0]
+    assert "higher with PS-KD (+1.00 ± 0.00 points) and BYOT (+1.40 ± 0.39 points)" in errors
+    assert "lower" not in errors
+    assert errors.endswith(
+        "For accuracy none is clearly worth having: these seeds resolve ± 0.20 points (median "
+        "half-width)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("shift", "T", "expected", "scaled"),
+    [
+        # An ECE that rises because of underconfidence is said to be that.
+        (
+            0.03,
+            0.6,
+            "higher with PS-KD (+0.0300 ± 0.0000, underconfident: T 0.60)",
+            "no method has",
+        ),
+        (0.03, 1.6, "higher with PS-KD (+0.0300 ± 0.0000, overconfident: T 1.60)", "no method has"),
+        (-0.03, 1.3, "lower with PS-KD (-0.0300 ± 0.0000)", "no method has"),  # 0.06 against 0.03
+        (-0.07, 1.3, "lower with PS-KD (-0.0700 ± 0.0000)", "PS-KD has"),  # 0.02 against 0.03
+    ],
+)
+def test_the_conclusion_weighs_calibration_against_one_temperature(shift, T, expected, scaled):
+    def ece(method, seed):
+        return 0.09 + seed / 1000 + shift * (method == "pskd")
+
+    text = told(ece=ece, T=T, methods=["none", "pskd"])[1]
+    assert f"ECE as trained (plain: 0.0920) {expected}; after one temperature each" in text
+    assert f"As trained, {scaled} a clearly lower ECE than the plain network" in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_seeds_decide_nothing(seeds):
+    texts = told(seeds=seeds)
+    assert texts[0].startswith("resnet20, 1 epoch, against the plain network: top-1 error ")
+    assert "descriptive" in texts[0]
+    assert texts[1].startswith("resnet20, 1 epoch, ensemble of all heads against the final head: ")
+    assert not any(
+        word in text for text in texts for word in ("undecided", "lower with", "clearly")
+    )
+
+
+def test_the_most_sure_methods_are_judged_and_no_others():
+    """Eight subsets once and four of them five times: the four are judged, on their five seeds."""
+    grids = {"seeds": {"methods": ["none", "pskd", "byot"], "seeds": [1, 2, 3, 4]}}
+    errors, probabilities, ensemble = told(seeds=1, grids=grids)
+    assert "(5 seeds, mean ± half of the 95 % t interval)" in errors
+    for text in (errors, probabilities):
+        assert "PS-KD" in text or "all" in text
+        assert "DMFL" not in text
+    assert "BYOT" in ensemble or "all" in ensemble
+    # The factorial has one seed: its effects are no part of the answer.
+    assert not any("averaged over the others" in text for text in (errors, probabilities, ensemble))
+
+
+def test_parts_are_averaged_where_all_subsets_have_five_seeds():
+    def number(method, seed):
+        p, b = "pskd" in method, "byot" in method
+        return 0.3 + seed / 100 - 0.02 * p - 0.01 * p * b + seed / 1000 * ("dmfl" in method)
+
+    (text,) = (text for text in told(number) if "averaged over the others" in text)
+    assert "top-1 error lower with PS-KD (-2.50 ± 0.00 points) and BYOT (-0.50 ± 0.00" in text
+    assert "higher with DMFL (+0.20 ± 0.20 points)" in text
+    assert "interactions beyond 0 in top-1 error: PS-KD x BYOT (-1.00 ± 0.00 points)" in text

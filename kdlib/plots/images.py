@@ -1,16 +1,19 @@
 """Figures of what predictions show image by image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kdlib.metrics import ReliabilityBins
 from kdlib.plots.canvas import BLUE, LABEL, ORANGE, canvas
 
 FEWEST = 5  # images in a bin that is drawn: fewer are noise
+LOOKS = (BLUE, "o"), (ORANGE, "s")  # of a panel's first and second line
 
 
 def rank_stability(table: pd.DataFrame, title: str, shown: int = 15) -> Figure:
@@ -40,22 +43,36 @@ def reliability(panels: Mapping[str, Mapping[str, ReliabilityBins]], title: str)
     panels: network -> legend -> `kdlib.metrics.reliability_bins`. A marker's area is the share of
     images in its bin, of which there are at least FEWEST; the diagonal is perfect calibration.
     """
-    styles = list(zip((BLUE, ORANGE), ("o", "s"), strict=True))
-    with canvas(len(panels), (8.0, 3.2), squeeze=False, sharey=True) as (figure, (found,)):
+    size = 8.0, 1.3 + 6.6 / len(panels)  # panels are square
+    with canvas(len(panels), size, squeeze=False, sharey=True) as (figure, (found,)):
         for axes, (name, lines) in zip(found, panels.items(), strict=True):
             axes.plot([0, 1], [0, 1], color="0.4", ls="--", lw=0.8)
-            for (label, bins), (colour, marker) in zip(lines.items(), styles, strict=False):
+            for (label, bins), (colour, marker) in zip(lines.items(), LOOKS, strict=False):
                 filled = bins.count >= FEWEST
                 at = bins.confidence[filled], bins.accuracy[filled]
                 axes.plot(*at, color=colour, lw=1)
                 axes.scatter(*at, 6 + 150 * bins.share[filled], color=colour, marker=marker,
-                             alpha=0.7, label=label, zorder=3)  # fmt: skip
+                             alpha=0.7, label=label, zorder=3, clip_on=False)  # fmt: skip
             axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", aspect="equal")
             axes.set_title(name, fontsize=8.5)
-            axes.legend(fontsize=LABEL - 0.5, loc="lower right", markerscale=0.6)
         found[0].set_ylabel("accuracy")
+        _legends(figure, found)
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _legends(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend below the panels where they show the same, else one in each."""
+    labels = {tuple(axes.get_legend_handles_labels()[1]) for axes in panels}
+    if len(labels) == 1 < len(panels):
+        handles = [
+            Line2D([], [], color=colour, lw=1, marker=marker, ms=5, label=label)
+            for label, (colour, marker) in zip(labels.pop(), LOOKS, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=LABEL)
+        return
+    for axes in panels:
+        axes.legend(fontsize=LABEL - 0.5, loc="lower right", markerscale=0.6)
 
 
 def risk_coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:

@@ -1,66 +1,160 @@
-"""Figures of the self-distillation study: what a method costs and gives, effects of its parts."""
+"""Figures of the self-distillation study: what a method costs and gives, effects of its parts.
+
+A filled marker is a mean over seeds with its 95 % t interval, a hollow one a single seed.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from kdlib.evaluate import ENSEMBLE
 from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
+from kdlib.train import FINAL
 
 AXES = {
     "top1_error": ("top-1 error, points", 100),
-    "nll": ("NLL", 1),
+    "nll": ("NLL, nats", 1),
     "ece": ("ECE", 1),
     "ece_after": ("ECE after T", 1),
 }
+HEADS = {"acc": ("accuracy, %", 100), "ece": ("ECE", 1)}
+PLAIN = {"color": "0.4", "ls": "--", "lw": 0.8}
+COLUMNS = 3  # panels in a row, at most
+MARKERS = "osD^vPX*<>hp"
+Looks = Mapping[str, dict[str, Any]]
 
 
-def error_vs_seconds(table: pd.DataFrame, title: str) -> Figure:
+def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) -> Figure:
     """Top-1 error over the seconds that an epoch takes, a panel for each model.
 
-    table: model, method (as it is to be written), seconds_an_epoch, top1_error and, for bars,
-    top1_error_ci95.
+    table: model, method (as it is to be written), clock, seconds_an_epoch, top1_error and, for
+    bars, top1_error_ci95. methods: all there are, so that each looks the same in every figure.
     """
-    models, methods = list(table["model"].unique()), list(table["method"].unique())
-    palette = sns.color_palette("colorblind")
-    styles = {name: ("os^vDP*X"[at % 8], palette[at % 10]) for at, name in enumerate(methods)}
-    with canvas(len(models), (max(5.0, 4.0 * len(models)), 4.0), squeeze=False) as (figure, (row,)):
-        for axes, model in zip(row, models, strict=True):
+    models, looks = list(table["model"].unique()), _looks(methods, table["method"])
+    columns = min(COLUMNS, len(models))
+    rows = math.ceil(len(models) / columns)
+    size = (max(6.4, 3.4 * columns), 0.9 + 3.1 * rows)
+    with canvas(columns, size, rows=rows, squeeze=False) as (figure, panels):
+        for axes, model in zip(panels.flat, models, strict=False):
             part = table[table["model"] == model]
             for line in part.to_dict("records"):
-                marker, colour = styles[line["method"]]
                 at = line["seconds_an_epoch"], 100 * line["top1_error"]
-                half = 100 * np.nan_to_num(line["top1_error_ci95"])
-                axes.errorbar(*at, yerr=half, fmt=marker, color=colour, capsize=2, ms=6,
-                              label=line["method"])  # fmt: skip
-            axes.set(xlabel="seconds an epoch", ylabel="top-1 error, %", title=model)
+                _point(axes, *at, looks[line["method"]], yerr=100 * line["top1_error_ci95"])
+            axes.set(ylabel="top-1 error, %", title=model)
+            axes.set_xlabel(f"{part['clock'].iloc[0]} seconds an epoch")
             axes.margins(x=0.1, y=0.15)
-        handles = {}
-        for axes in row:
-            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4,
-                      fontsize=LABEL)  # fmt: skip
+        for axes in panels.flat[len(models) :]:
+            axes.set_visible(False)
+        _legend(figure, looks)
         figure.suptitle(title, fontsize=10)
     return figure
 
 
 def factor_effects(table: pd.DataFrame, title: str) -> Figure:
-    """Effects on error, NLL and ECE before and after one temperature, with 95 % intervals where
-    there are any; an effect whose interval holds 0 is grey.
+    """Effects on error, NLL and ECE before and after one temperature, with 95 % intervals: a better
+    one is blue, a worse one red, one whose interval holds 0 grey, one without interval hollow.
 
     table: `name` of each effect and, for each metric of AXES, <metric>_effect and its _ci95.
     """
+    found: dict[str, Any] = {}
     heights = np.arange(len(table))[::-1]
-    size = (9.0, 1.0 + 0.26 * len(table))
+    size = (9.0, 1.4 + 0.26 * len(table))
     with canvas(len(AXES), size, sharey=True) as (figure, panels):
         for axes, (metric, (name, scale)) in zip(panels, AXES.items(), strict=True):
             values, halves = (scale * table[f"{metric}_effect{end}"] for end in ("", "_ci95"))
-            for height, value, half in zip(heights, values, halves.fillna(0), strict=True):
-                colour = BLUE if value < -half else RED if value > half else GREY
-                axes.errorbar(value, height, xerr=half, fmt="o", color=colour, capsize=2, ms=4.5)
+            for height, value, half in zip(heights, values, halves, strict=True):
+                verdict = _verdict(value, half)
+                found[verdict] = VERDICTS[verdict]
+                _point(axes, value, height, VERDICTS[verdict], xerr=half)
             axes.axvline(0, color="0.4", ls="--", lw=0.8)
-            axes.set_xlabel(f"effect on {name}", fontsize=8)
+            axes.set_xlabel(f"change of {name}", fontsize=8)
             axes.set_yticks(heights, table["name"], fontsize=LABEL)
+            axes.margins(x=0.08, y=0.6 / (len(table) + 1))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.tick_params(axis="x", labelsize=LABEL)
-        figure.suptitle(f"{title} (blue: better, red: worse)", fontsize=10)
+        _legend(figure, {name: found[name] for name in VERDICTS if name in found})
+        figure.suptitle(title, fontsize=10)
     return figure
+
+
+def by_head(
+    table: pd.DataFrame, plain: Mapping[str, float], methods: Sequence[str], title: str
+) -> Figure:
+    """Accuracy and ECE of each head from input to output and of their ensemble, a line a method;
+    dashed, those of the plain network.
+
+    table: of one model, with method (as it is to be written), head, acc, ece and their _ci95.
+    plain: acc and ece of the plain network, empty for none. methods: as in `error_vs_seconds`.
+    """
+    looks, last = _looks(methods, table["method"]), [FINAL, ENSEMBLE]
+    order = [*sorted(set(table["head"]) - set(last)), *last]
+    shifts = np.linspace(-0.18, 0.18, len(looks)) if len(looks) > 1 else [0.0]
+    with canvas(len(HEADS), (8.0, 3.7)) as (figure, panels):
+        for axes, (metric, (name, scale)) in zip(panels, HEADS.items(), strict=True):
+            for shift, (method, look) in zip(shifts, looks.items(), strict=True):
+                part = table[table["method"] == method]
+                at = part["head"].map(order.index) + shift
+                values, halves = scale * part[metric], scale * part[f"{metric}_ci95"]
+                for x, value, half in zip(at, values, halves, strict=True):
+                    _point(axes, x, value, look, yerr=half)
+                heads = part["head"] != ENSEMBLE  # is no stage further on
+                axes.plot(at[heads], values[heads], color=look["color"], lw=0.8, alpha=0.6)
+            if plain:
+                axes.axhline(scale * plain[metric], **PLAIN)
+            axes.set_xticks(range(len(order)), order)
+            axes.set_ylabel(name)
+            axes.grid(visible=False, axis="x")
+        _legend(figure, looks | ({"plain network": PLAIN} if plain else {}))
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+ALONE = "1 seed: no interval"
+VERDICTS: Looks = {
+    "interval below 0: better": {"color": BLUE, "marker": "<"},
+    "interval above 0: worse": {"color": RED, "marker": ">"},
+    "interval holds 0: undecided": {"color": GREY, "marker": "o"},
+    ALONE: {"color": GREY, "marker": "o", "mfc": "white"},
+}
+
+
+def _verdict(value: float, half: float) -> str:
+    better, worse, undecided, alone = VERDICTS
+    if np.isnan(half):
+        return alone
+    return better if value < -half else worse if value > half else undecided
+
+
+def _looks(names: Sequence[str], shown: Iterable[str]) -> Looks:
+    """A colour and a marker for each name that is shown, by its place among all names."""
+    palette, wanted = sns.color_palette("colorblind"), set(shown)
+    return {
+        name: {"color": palette[at % len(palette)], "marker": MARKERS[at % len(MARKERS)]}
+        for at, name in enumerate(names)
+        if name in wanted
+    }
+
+
+def _point(axes: Axes, x: float, y: float, look: Mapping[str, Any], **half: float) -> None:
+    """A mean with its half-width `xerr` or `yerr`, hollow where there is none."""
+    ((_, width),) = half.items()
+    hollow = {"mfc": "white"} if np.isnan(width) else {}
+    bars = {name: np.nan_to_num(value) for name, value in half.items()}
+    axes.errorbar(x, y, ls="none", capsize=2, ms=5.5, elinewidth=1.1, **{**look, **hollow}, **bars)
+
+
+def _legend(figure: Figure, looks: Looks, columns: int = 4) -> None:
+    handles = [
+        Line2D([], [], label=name, **{"ls": "none", "ms": 5.5, **look})
+        for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LABEL,
+                  frameon=False)  # fmt: skip

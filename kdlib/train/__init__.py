@@ -7,7 +7,7 @@ cohort ends as it would alone, and one that was interrupted as if it had not bee
 from kdlib.train.loop import VERSION, Cohort, fit, learning_rate
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
-from kdlib.train.timing import seconds_an_epoch
+from kdlib.train.timing import clock_of, seconds_an_epoch
 
 __all__ = [
     "FINAL",
@@ -16,6 +16,7 @@ __all__ = [
     "Progress",
     "Trained",
     "build_network",
+    "clock_of",
     "fit",
     "learning_rate",
     "network_shape",

@@ -4,6 +4,7 @@ Its DMFL had no gradient (the losses were detached by rebuilding their tensor), 
 and "X + DMFL" are two runs of one training: what they differ by is noise.
 """
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -37,23 +38,33 @@ def published_cells(path: Path = PUBLISHED) -> pd.DataFrame:
     return table[["data", *CELL, *THEIRS]]
 
 
-def beside(cells: pd.DataFrame, theirs: pd.DataFrame, data: str) -> pd.DataFrame:
+def beside(
+    cells: pd.DataFrame, effects: pd.DataFrame, theirs: pd.DataFrame, data: str
+) -> pd.DataFrame:
     """Our cells with the published ones of the same data and method: values, and what they differ
     from their own baseline by (`_effect`), which compares better than values where the scale
-    differs. A network that has no published number stands beside the smallest that has."""
+    differs: ours paired inside seeds (effects: `tables.versus_baseline`), theirs of single runs. A
+    network that has no published number stands beside the smallest that has."""
     lines = []
     theirs = theirs[theirs["data"] == data].set_index(CELL)
-    ours = cells.set_index(CELL)
-    for model, method in ours.index:
+    paired = {tuple(line[name] for name in CELL): line for line in effects.to_dict("records")}
+    for cell in cells.to_dict("records"):
+        model, method = (cell[name] for name in CELL)
         of = model if (model, method) in theirs.index else SMALLEST
-        if (of, method) not in theirs.index or (model, NO_KD) not in ours.index:
+        if (of, method) not in theirs.index:
             continue
-        line = {"model": model, "published model": of, "method": method}
+        ours = cell | paired.get((model, method), {})
+        line = {"model": model, "published model": of, "method": method, "seeds": ours["seeds"]}
         for name in THEIRS:
-            for table, key, end in ((ours, model, ""), (theirs, of, "_published")):
-                value, base = table.loc[(key, method), name], table.loc[(key, NO_KD), name]
-                line |= {f"{name}{end}": value}
-                line |= {f"{name}_effect{end}": value - base} if method != NO_KD else {}
+            value, base = theirs.loc[(of, method), name], theirs.loc[(of, NO_KD), name]
+            found = {name: cell[name], f"{name}_published": value}
+            if method != NO_KD:
+                found |= {f"{name}_effect": ours.get(f"{name}_effect", math.nan)}
+                found |= {f"{name}_effect_published": value - base}
+            ends = {
+                f"{key}_ci95": ours.get(f"{key}_ci95", math.nan) for key in found if key in ours
+            }
+            line |= found | ends
         lines.append(line)
     return pd.DataFrame(lines)
 

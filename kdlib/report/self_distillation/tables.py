@@ -19,6 +19,7 @@ from kdlib.studies.self_distillation import PARTS, SUBSETS, SelfDistillation
 METRICS = [
     "top1_error", "top5_error", "nll", "ece", "ece_10", "aurc", "e_aurc", "nll_after", "ece_after",
 ]  # fmt: skip
+SCALED = ["nll", "ece"]  # what one temperature changes
 PLAIN = ["ece_floor", "T", "kd_share_first", "kd_share_last"]
 CELL = ["model", "method"]
 
@@ -68,13 +69,20 @@ def _means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
 
 
 def versus_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """One line a model and method: method - plain network, paired inside each seed."""
-    by_cell = _by_cell(table)
-    return pd.DataFrame(
-        {"model": model, "method": method} | _difference(by_cell, (model, method), (model, NO_KD))
-        for model, method in by_cell
-        if method != NO_KD and (model, NO_KD) in by_cell
-    )
+    """One line a model and method: method - plain network, paired inside each seed.
+
+    nll_versus_scaled, ece_versus_scaled: the method as trained - the plain network after its one
+    temperature, which is what the method has to beat to be worth having for its probabilities.
+    """
+    by_cell, lines = _by_cell(table), []
+    for (model, method), own in by_cell.items():
+        plain = by_cell.get((model, NO_KD))
+        if method == NO_KD or plain is None:
+            continue
+        gaps = {f"{name}_effect": own[name] - plain[name] for name in METRICS}
+        gaps |= {f"{name}_versus_scaled": own[name] - plain[f"{name}_after"] for name in SCALED}
+        lines.append({"model": model, "method": method} | _means(pd.DataFrame(gaps)))
+    return pd.DataFrame(lines)
 
 
 def ablations(table: pd.DataFrame, params: SelfDistillation) -> pd.DataFrame:
@@ -136,17 +144,25 @@ def _sign(parts: Sequence[str], method: str) -> int:
 
 def heads(rows: Sequence[Row]) -> pd.DataFrame:
     """One line a model, method and head that was taught to classify, from input to output, and
-    their ensemble (mean of the probabilities): means over seeds with intervals."""
-    kinds = ["acc", "nll", "ece", "ece_floor"]
+    their ensemble (mean of the probabilities): means over seeds with intervals, and what it differs
+    by from the final head (`_effect`), paired inside each seed."""
+    kinds, lines = ["acc", "nll", "ece"], []
     found = pd.DataFrame(
-        row["labels"] | {"head": head} | {name: numbers[name] for name in kinds}
+        row["labels"]
+        | {"head": head, "seed": row["run"]["seed"]}
+        | {name: numbers[name] for name in [*kinds, "ece_floor"]}
         for row in rows
         for head, numbers in sorted(row["metrics"].get("heads", {}).items(), key=_depth)
     )
-    groups = found.groupby([*CELL, "head"], sort=False) if len(found) else ()
-    return pd.DataFrame(
-        dict(zip([*CELL, "head"], key, strict=True)) | _means(group[kinds]) for key, group in groups
-    )
+    for key, group in found.groupby(CELL, sort=False) if len(found) else ():
+        own = {head: part.set_index("seed") for head, part in group.groupby("head", sort=False)}
+        for head, part in own.items():
+            line = dict(zip(CELL, key, strict=True)) | {"head": head}
+            line |= _means(part[[*kinds, "ece_floor"]])
+            if head != evaluate.FINAL:
+                line |= _means(part[kinds] - own[evaluate.FINAL][kinds], "_effect")
+            lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def _depth(head: tuple[str, Any]) -> tuple[int, str]:
@@ -156,8 +172,9 @@ def _depth(head: tuple[str, Any]) -> tuple[int, str]:
 
 
 def parameters(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a model: trainable parameters of the plain network and with side heads, where it can
-    have them. Only training needs them: a finished network may drop its side heads."""
+    """One line a model: trainable parameters, and millions of floating-point operations of one
+    forward of one image, of the plain network and with side heads, where it can have them. Only
+    training and the ensemble need them: a finished network may drop its side heads."""
     lines = []
     for name, shape in {row["network"]["name"]: row["network"] for row in rows}.items():
         plain = {key: value for key, value in shape.items() if key != "side_heads"}
@@ -166,12 +183,15 @@ def parameters(rows: Sequence[Row]) -> pd.DataFrame:
             "model": name,
             "classes": shape["num_classes"],
             "image size": shape["image_size"],
-            "parameters": _size(plain),
-            "with side heads": _size(plain | {"side_heads": True}) if can else None,
+            **_cost(plain),
+            **(_cost(plain | {"side_heads": True}, "_with_heads") if can else {}),
         })  # fmt: skip
     return pd.DataFrame(lines).convert_dtypes()
 
 
-def _size(shape: Mapping[str, Any]) -> int:
+def _cost(shape: Mapping[str, Any], end: str = "") -> dict[str, float]:
     with torch.device("meta"):  # shapes without weights
-        return models.num_parameters(models.build(**shape))
+        network = models.build(**shape)
+    size = (shape["in_channels"], *[shape["image_size"]] * 2)
+    flops = models.flops(network, size) / 1e6
+    return {f"parameters{end}": models.num_parameters(network), f"MFLOP{end}": flops}

@@ -1,0 +1,66 @@
+"""What an epoch of each method costs: measured by the notebook, kept beside the rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib.config import Run
+from kdlib.grid import NO_KD
+from kdlib.report.compose import Section
+from kdlib.report.self_distillation.tables import CELL
+from kdlib.report.tables import csv
+from kdlib.store import write_atomic
+from kdlib.studies.self_distillation import STEM, SelfDistillation
+
+FILE = "seconds.csv"
+COLUMNS = [*CELL, "clock", "rounds", "seconds_an_epoch", "slower", "slower_low", "slower_high"]
+
+
+def write_seconds(
+    made: Sequence[Run],
+    found: Mapping[str, Sequence[float]],
+    clock: str,
+    params: SelfDistillation,
+    out_dir: str | Path,
+) -> None:
+    """Store what `kdlib.train.seconds_an_epoch` found of these runs as seconds.csv, a line a run: a
+    timing, outside every comparison of results.
+
+    clock: what the seconds are (`kdlib.train.clock_of`). seconds_an_epoch: of the fastest round.
+    slower: how many times that of the plain network of the same model, the median of the rounds;
+    slower_low and slower_high: the range of the rounds.
+    """
+    plain = {run.labels["model"]: found[run.id] for run in made if run.labels["method"] == NO_KD}
+    lines = []
+    for run in made:
+        times = np.asarray(found[run.id])
+        ratios = times / plain.get(run.labels["model"], np.nan)
+        line = run.labels | {"clock": clock, "rounds": len(times), "seconds_an_epoch": times.min()}
+        ends = {"slower_low": ratios.min(), "slower_high": ratios.max()}
+        lines.append(line | {"slower": np.median(ratios)} | ends)
+    write_atomic(_file(params, out_dir), csv(pd.DataFrame(lines)[COLUMNS]))
+
+
+def has_seconds(made: Sequence[Run], params: SelfDistillation, out_dir: str | Path) -> bool:
+    """Whether `write_seconds` has stored the time of all these runs."""
+    known = set(stored_seconds(params, out_dir)[CELL].itertuples(index=False, name=None))
+    return known >= {tuple(run.labels[name] for name in CELL) for run in made}
+
+
+def stored_seconds(params: SelfDistillation, out_dir: str | Path) -> pd.DataFrame:
+    """What `write_seconds` stored; empty where it did not, or in another form."""
+    path = _file(params, out_dir)
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return table if list(table) == COLUMNS else pd.DataFrame(columns=COLUMNS)
+
+
+def timed(cells: pd.DataFrame, clocked: pd.DataFrame) -> pd.DataFrame:
+    """The times (`stored_seconds`) of the cells that have one, with their errors."""
+    errors = cells[[*CELL, "seeds", "top1_error", "top1_error_ci95"]]
+    return errors.merge(clocked, on=CELL)
+
+
+def _file(params: SelfDistillation, out_dir: str | Path) -> Path:
+    return Section(Path(out_dir), STEM, params.setting).folder / FILE
