@@ -5,6 +5,8 @@ finished job), notebooks/ (as executed), logs/ and snakemake.log. A start after 
 an edit does what is left to do.
 """
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -19,10 +21,10 @@ from typing import IO, Any
 from kdlib import estimate, lock, runnb
 from kdlib.config import fingerprint
 from kdlib.pipeline import resolve_device
-from kdlib.plan import ROOT, Job, plan
+from kdlib.plan import ROOT, Job, Plan, plan
 from kdlib.registry import suggest
-from kdlib.store import write_atomic
-from kdlib.survey import Survey, closing_words, survey
+from kdlib.store import REASONS, write_atomic
+from kdlib.survey import Survey, closing_words, stored_rows, survey
 
 FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
 FULL = 2**20  # bytes: a disk with less is full
@@ -45,8 +47,8 @@ def run(
     out_dir: default results/<profile>. jobs: notebooks at once, default the cores, on a GPU one.
     dry_run: print what would be done, with an estimate of time and memory. changes: other values of
     keys of the params files. notebooks: the only ones to run. workflow_profile: where jobs run, a
-    folder of workflow/profiles or one
-    of your own. held: the lock of out_dir, where the caller has taken it (`kdlib.lock.take`).
+    folder of workflow/profiles or one of your own. held: the lock of out_dir, where the caller has
+    taken it (`kdlib.lock.take`).
     LookupError for an unknown profile, ValueError for wrong params.
     """
     if jobs is not None and jobs < 1:
@@ -69,12 +71,30 @@ def run(
 
     code = execute(
         whole.jobs, whole.out_dir, look, cores=jobs, settings=settings, held=held,
-        foresee=foresee if dry_run else None,
+        foresee=foresee if dry_run else None, conclude=functools.partial(_draw, whole),
     )  # fmt: skip
     if not dry_run:
-        for line in closing_words(whole, seen.lost):
+        for line in closing_words(whole, seen):
             print(line, file=sys.stderr)
     return code
+
+
+def _draw(whole: Plan, names: Collection[str]) -> None:
+    """Draw the sections of analyses that were not started from the rows there are, marked as
+    incomplete. Their jobs lose their markers: once the rows are there they run."""
+    from kdlib import report  # seconds, and seldom needed
+
+    parts = {"/".join(filter(None, (part.stem, part.params.setting))): part for part in whole.parts}
+    rows = stored_rows(whole)
+    for name in names:
+        stem, params, _ = parts[name]
+        if stem in report.SECTIONS:
+            (whole.out_dir / ".batch" / "done" / f"{name}.json").unlink(missing_ok=True)
+            try:
+                page = report.of(stem).write(rows, params, whole.out_dir)
+                print(f"{name}: incomplete, see {page}", file=sys.stderr)
+            except (ValueError, OSError) as error:  # nothing of it is there, or no disk
+                print(f"{name}: not drawn, {error}", file=sys.stderr)
 
 
 def workflow_folder(name: str) -> Path:
@@ -99,9 +119,12 @@ def execute(
     notebooks: Path = ROOT / "notebooks",
     held: IO[str] | None = None,
     foresee: Callable[[Collection[str]], str] | None = None,
+    conclude: Callable[[Collection[str]], None] | None = None,
 ) -> int:
     """The same for any jobs. look: tells the ids of the runs that are stored already. foresee: what
-    it says about the names of the jobs that are left is printed, and nothing is started."""
+    it says about the names of the jobs that are left is printed, and nothing is started. conclude:
+    called with the names of the jobs without runs that were not started, for others failed.
+    """
     lock_file = held or lock.take(out_dir)
     if lock_file is None:
         return lock.BUSY
@@ -117,8 +140,11 @@ def execute(
             print(foresee(progress.left), end="")
             return 0
         code = _work(home, settings, cores, lock_file, progress) if progress.left else 0
-    report = out_dir / "report"
-    for path in (report / "summary.txt", report / "index.html"):
+        if conclude and progress.failed:
+            waiting = progress.left.keys() - progress.failed
+            conclude([job.name for job in jobs if job.name in waiting and not job.runs])
+    page = out_dir / "report"
+    for path in (page / "summary.txt", page / "index.html"):
         if code == 0 and path.exists():
             print(path.read_text(encoding="utf-8").rstrip() if path.suffix == ".txt" else path)
     return code
@@ -180,8 +206,9 @@ def _work(
     Snakemake inherits the lock: it is held until both are gone, and by nobody once they are,
     however they ended.
     """
-    events, seen = home / "events.jsonl", 0
+    events, seen, reasons = home / "events.jsonl", 0, home.parent / REASONS
     events.write_text("")
+    reasons.unlink(missing_ok=True)
     with open(home / "snakemake.log", "w", encoding="utf-8") as log:
         limit = ("--cores", str(cores or "all"))
         if settings != PROFILES / "local":
@@ -192,9 +219,10 @@ def _work(
         ended = False
         while not ended:
             ended = child.poll() is not None
-            lines = events.read_text(encoding="utf-8").split("\n")[:-1]  # whole lines only
+            lines = events.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
             for line in lines[seen:]:
-                print(progress.line(json.loads(line)), flush=True)
+                with contextlib.suppress(ValueError):  # two nodes may write into one another
+                    print(progress.line(json.loads(line)), flush=True)
             seen = len(lines)
             time.sleep(0.1)
     except KeyboardInterrupt:  # the terminal sent it to Snakemake and the jobs, too
@@ -203,6 +231,8 @@ def _work(
         return INTERRUPTED
     if child.returncode:
         print(progress.failures(home), file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk may be full, as was said
+            write_atomic(reasons, json.dumps(progress.reasons(), indent=1).encode())
         return FAILED
     return 0
 
@@ -215,7 +245,7 @@ class Progress:
     """What is done, what is left and what went wrong, in words."""
 
     def __init__(self, jobs: Sequence[Job], pending: Collection[str], stored: Collection[str]):
-        self.total, self.since = len(jobs), time.monotonic()
+        self.jobs, self.total, self.since = jobs, len(jobs), time.monotonic()
         self.runs = {job.name: len(set(job.runs) - set(stored)) for job in jobs}
         self.left = {job.name: None for job in jobs if job.name in pending}  # in order
         self.started: dict[str, str] = {}  # name -> its error, should it fall silent
@@ -239,6 +269,8 @@ class Progress:
         """Take note of what a job tells (`kdlib.runnb.tell`); the line to print."""
         name = event["job"]
         if event["event"] == "start":
+            self.errors.pop(name, None)  # on a cluster, a failed job is tried again
+            self.left[name] = None
             self.started[name] = "its process died (out of memory?)"
             return f"{self._position()} {self._title(name)} ..."
         self.left.pop(name, None)
@@ -250,15 +282,32 @@ class Progress:
         self.runs_done += self.runs[name]
         return f"{self._position()} {self._title(name)} in {took}   left: {self.rest()}"
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Job -> its error."""
+        return self.errors | self.started
+
+    def reasons(self) -> dict[str, str]:
+        """Why the runs of this start that have no row have none, by run id."""
+        found = {}
+        for job in self.jobs:
+            why = self.failed.get(job.name)
+            if why is None and job.name in self.left:
+                needed = [need for need in job.needs if need in self.failed or need in self.left]
+                why = f"not started{', it needs ' * bool(needed)}{', '.join(needed)}"
+            if why is not None:
+                found |= dict.fromkeys(job.runs, f"{job.name}: {why}")
+        return found
+
     def failures(self, home: Path) -> str:
         """Each failed job with its notebook and error; Snakemake's own words where none did."""
-        failed = self.errors | self.started
-        if not failed:
-            return (home / "snakemake.log").read_text(encoding="utf-8")[-2000:]
+        failed = self.failed
         lines = [f"{_count(len(failed), 'job')} failed:"]
+        if not failed:
+            lines = [(home / "snakemake.log").read_text(encoding="utf-8")[-2000:]]
         for name, error in failed.items():
             lines += [f"  {name}: {error}", f"    {home / 'notebooks' / name}.ipynb"]
-        waiting = [name for name in self.left if name not in failed]
+        waiting = [name for name in self.left if failed and name not in failed]
         lines += [f"  {name}: not started, it needs a failed one" for name in waiting]
         if shutil.disk_usage(home).free < FULL:
             lines.append(f"  no space is left on the disk of {home.parent}")

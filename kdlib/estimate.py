@@ -1,8 +1,9 @@
 """What a batch will cost on this machine, from a few real steps of each kind of run.
 
 A kind is what decides the time of a step: data, networks, the terms of the objective, batch size,
-precision. One run of each kind takes a few steps in a process of its own, as many at once as jobs
-will run, so that cores and memory are shared as they will be.
+precision. One run of each kind takes a few steps. Kinds of the same networks and data share a
+process, as many of these at once as jobs will run, so that cores and memory are shared as they will
+be. What a job costs beside its runs is measured by executing a notebook.
 """
 
 import functools
@@ -12,29 +13,33 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import torch
 
-from kdlib import evaluate, runnb, train
+from kdlib import evaluate, objectives, runnb, train
 from kdlib.config import Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, select, subset, subset_selection
 from kdlib.pipeline import Lab
-from kdlib.plan import Job, Plan
+from kdlib.plan import ROOT, Job, Plan
 from kdlib.provenance import peak_memory_mb
+from kdlib.registry import STUDIES
 from kdlib.studies.class_names import CLASS_NAMES
+from kdlib.types import Batch, View
 
 Kind = tuple[Any, ...]
+Asked = tuple[Run, StudyParams]
 
-TIMED_STEPS, BUDGET_SECONDS = 5, 30.0
+WINDOW, BRIEF = 0.15, 0.05  # seconds a measurement lasts, if one call is not longer
 PROBED_EPOCHS, PROBED_STEPS = 2, 5  # the first and last epoch also measure how strongly KD pulls
+IMAGES = 500  # that a measured prediction is made of
 # (side, channels, training images, test images), where a set's file is not here
 SHAPES = {
     "mnist": (28, 1, 60_000, 10_000),
@@ -42,24 +47,32 @@ SHAPES = {
     "cifar10": (32, 3, 50_000, 10_000),
     "cifar100": (32, 3, 50_000, 10_000),
 }
+# What every process would import first, imported once.
+PRELOAD = [
+    "kdlib.estimate",
+    "kdlib.report",
+    "relplot",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+]
 
 
 @dataclass(frozen=True)
 class Cost:
     """Seconds of one run of a kind, and megabytes: `own` of each run of a cohort, `shared` by all.
 
-    first: once a process. setup: once a run. step, probed: a step of the student, the second where
-    the pull of KD is measured too. teachers: their forward of a batch. look: a pass over
-    validation. end: predictions and metrics.
+    setup: once a run. step, probed: a step of the student, the second where the pull of KD is
+    measured too. look: a pass over validation. end: predictions and metrics. Of a cohort: common,
+    once; batch, making one and the teachers' forward of it, once a step.
     """
 
-    first: float
     setup: float
     step: float
     probed: float
-    teachers: float
     look: float
     end: float
+    common: float
+    batch: float
     shared: float
     own: float
     steps_an_epoch: int
@@ -73,82 +86,214 @@ class Cost:
         training = self.setup + probed * self.probed + (steps - probed) * self.step
         return training + looks * self.look + self.end
 
-    def watched(self, run: Run) -> float:
-        """Seconds of its teachers, which a cohort needs once."""
-        return run.recipe.epochs * self.steps_an_epoch * self.teachers
+    def together(self, run: Run) -> float:
+        """Seconds of what its cohort does once."""
+        return self.common + run.recipe.epochs * self.steps_an_epoch * self.batch
+
+    def slowed(self, factor: float) -> "Cost":
+        """The same where every second takes `factor` seconds."""
+        fixed = ("shared", "own", "steps_an_epoch")
+        times = {name: value for name, value in vars(self).items() if name not in fixed}
+        return replace(self, **{name: factor * value for name, value in times.items()})
 
 
 def table(whole: Plan, left: Collection[str], stored: Collection[str], cores: int) -> str:
-    """The time and memory that the jobs named in `left` will take, a line a notebook and a total;
-    empty where nothing is left. stored: ids of runs that are done. cores: jobs at once."""
+    """The time and memory that the jobs named in `left` will take, a line a notebook, below it one
+    for each of its models, and a total; empty where nothing is left. stored: ids of runs that are
+    done. cores: jobs at once."""
     jobs = [job for job in whole.jobs if job.name in left]
     if not jobs:
         return ""
     asked = {run.id: (run, params) for _, params, made in whole.parts for run in made}
-    todo = {job.name: [asked[one][0] for one in job.runs if one not in stored] for job in jobs}
-    trained = [run for made in todo.values() for run in made if run.recipe]
+    todo = {job.name: [asked[one] for one in job.runs if one not in stored] for job in jobs}
+    trained = [one for made in todo.values() for one in made if one[0].recipe]
     try:
-        costs = measure({kind(run): asked[run.id] for run in reversed(trained)}, cores)
+        costs, start = measure({kind(run): (run, params) for run, params in trained}, cores)
     except (OSError, LookupError, BrokenProcessPool) as error:
         return f"no estimate: {error}\n"
-    start, seconds, memory = notebook_start(), {}, {}
-    for job in jobs:
-        groups = list(_cohorts(todo[job.name], asked))
-        once = max((costs[kind(group[0])].first for group in groups), default=0.0)
-        seconds[job.name] = start + once + sum(_seconds(group, costs) for group in groups)
-        memory[job.name] = max((_megabytes(group, costs) for group in groups), default=0.0)
-    return "\n".join(_lines(jobs, todo, seconds, memory, cores)) + "\n"
+    bills = [_bill(job, todo[job.name], costs, start) for job in jobs]
+    return "\n".join(_lines(bills, cores)) + "\n"
 
 
 def kind(run: Run) -> Kind:
-    """What decides the time of a step."""
+    """What decides the time of a step: networks and data first (`PLACE`), then the terms."""
     return (
         run.data, run.image_size, run.imbalance_factor, len(run.classes or ()), run.model,
-        tuple(teacher.model for teacher in run.teachers), tuple(run.objective), tuple(run.targets),
-        run.recipe.batch_size, bool(run.mixup_alpha), run.precision, run.compile,
+        tuple(teacher.model for teacher in run.teachers), run.recipe.batch_size, run.precision,
+        run.compile,
+        tuple(run.objective), tuple(run.targets), bool(run.mixup_alpha),
     )  # fmt: skip
 
 
-def measure(kinds: Mapping[Kind, tuple[Run, StudyParams]], cores: int) -> dict[Kind, Cost]:
-    """The cost of each kind, of which one run and its params are given, `cores` at once.
+PLACE = slice(0, 9)
+
+
+def measure(kinds: Mapping[Kind, Asked], cores: int) -> tuple[dict[Kind, Cost], float]:
+    """The cost of each kind, of which one run and its params are given, and the seconds a job takes
+    beside its runs; `cores` measurements at once.
 
     LookupError or OSError where its data are neither here nor of a known shape, BrokenProcessPool
     where the system killed a process (out of memory?).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdlib.estimate", "kdlib.report"])  # torch is imported once
+    context.set_forkserver_preload(PRELOAD)
+    places: dict[Kind, dict[Kind, Asked]] = defaultdict(dict)
+    for name, asked in kinds.items():
+        places[name[PLACE]][name] = asked
 
-    def alone(asked: tuple[Run, StudyParams]) -> Cost:  # max_tasks_per_child=1 may hang: gh-115634
+    def alone(call: Callable, *arguments: Any) -> Any:  # max_tasks_per_child=1 may hang: gh-115634
         with ProcessPoolExecutor(1, context) as process:
-            return process.submit(_cost, *asked).result()
+            return process.submit(call, *arguments).result()
 
     with ThreadPoolExecutor(cores) as threads:
-        return dict(zip(kinds, threads.map(alone, kinds.values()), strict=True))
+        start = threads.submit(alone, job_start)
+        found = list(threads.map(functools.partial(alone, _costs), places.values()))
+    passed, counted = (
+        sum(times) for times in zip((0.0, 1e-9), *(t for _, t in found), strict=True)
+    )
+    costs = {name: cost for part, _ in found for name, cost in part.items()}
+    return {name: cost.slowed(passed / counted) for name, cost in costs.items()}, start.result()
 
 
-def _cost(run: Run, params: StudyParams) -> Cost:
-    """A few steps, a prediction and a measurement of one run, in a process of its own."""
+def _clock(device: str) -> Callable[[], float]:
+    """What a measurement counts: on a CPU the time that the process had one, for neighbours disturb
+    short measurements; how much they slow everything down is told by a long one."""
+    return time.perf_counter if device == "cuda" else time.process_time
+
+
+def _costs(asked: Mapping[Kind, Asked]) -> tuple[dict[Kind, Cost], tuple[float, float]]:
+    """Of kinds that share networks and data, in a process of its own, in seconds of the clock; with
+    the seconds that passed meanwhile and those that the clock counted."""
+    run, params = max(asked.values(), key=lambda one: len(one[0].objective) + len(one[0].targets))
     torch.set_num_threads(params.threads)
-    lab = Lab.of(params)
-    record, selection = _data(lab, run)
-    long_enough = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
-    run = run.model_copy(update={"recipe": long_enough})
-    teachers = [train.build_network(one, _data(lab, one)[0]) for one in run.teachers]
-    started = time.perf_counter()
-    cohort = train.Cohort([run], record, selection, teachers, lab.device)
-    first = time.perf_counter() - started
-    step, watched = _step_seconds(cohort, 1), _teacher_seconds(cohort)
-    probed, steps = _step_seconds(cohort, 0), cohort.stream.steps
-    look, end = _evaluation_seconds(run, cohort, record, selection)
-    alone, started = _peak_mb(lab.device), time.perf_counter()
-    cohort = train.Cohort([run, run], record, selection, teachers, lab.device)
-    setup = (time.perf_counter() - started) / 2
-    _step_seconds(cohort, 1)
-    own = _peak_mb(lab.device) - alone
-    return Cost(
-        first - setup, setup, step - watched, probed - watched, watched, look, end,
-        alone - own, own, steps,
-    )  # fmt: skip
+    lab = Lab.of(params, ".")  # nothing is written
+    clock = _clock(lab.device)
+    passed, counted = time.perf_counter(), clock()
+    bench = _Bench(lab, run, clock)
+    common = bench.cohorts()
+    costs = {name: Cost(**common, **bench.steps(one)) for name, (one, _) in asked.items()}
+    return costs, (time.perf_counter() - passed, clock() - counted)
+
+
+class _Bench:
+    """Where runs of the same networks and data are measured; `run` is one of them."""
+
+    def __init__(self, lab: Lab, run: Run, clock: Callable[[], float]):
+        self.run, self.device, self.clock = run, lab.device, clock
+        self.record, self.selection = _data(lab, run)
+        self.teachers = [train.build_network(one, _data(lab, one)[0]) for one in run.teachers]
+        self.balanced = evaluate.balanced_indices(self.record, self.selection, run.seed)
+        self.measured = functools.cache(self._measured)
+
+    def cohort(self, run: Run, size: int = 1) -> train.Cohort:
+        """So many students of a run, that has an epoch between the first and the last."""
+        recipe = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
+        runs = [run.model_copy(update={"recipe": recipe})] * size
+        return train.Cohort(runs, self.record, self.selection, self.teachers, self.device)
+
+    def cohorts(self) -> dict[str, float]:
+        """What a second student adds to the time a cohort is made in, and to its memory."""
+        seconds, memory = [], []
+        for size in (1, 1, 2):  # the first warms up
+            started = self.clock()
+            cohort = self.cohort(self.run, size)
+            seconds.append(self.clock() - started)
+            cohort.step(next(cohort.stream.epoch(0, cohort.recipe.epochs)))
+            self.measured(*self._noted(self.run, cohort))
+            memory.append(_peak_mb(self.device))
+        setup, own = max(0.0, seconds[2] - seconds[1]), memory[2] - memory[1]
+        return {
+            "setup": setup, "common": max(0.0, seconds[1] - setup), "own": own,
+            "shared": memory[1] - own, "steps_an_epoch": cohort.stream.steps,
+        }  # fmt: skip
+
+    def steps(self, run: Run) -> dict[str, float]:
+        """Of a step, its batch and the looks of a kind."""
+        cohort = self.cohort(run)
+        epochs = cohort.recipe.epochs
+        batches = itertools.chain.from_iterable(
+            cohort.stream.epoch(1, epochs) for _ in itertools.count()
+        )
+        live = not all(one.cached for one in cohort.students)
+
+        def shared() -> tuple:
+            with cohort.autocast:
+                batch = next(batches)
+                return batch, cohort.live(batch) if live else ()
+
+        batch, views = shared()
+        found = {"batch": self._mean(shared, BRIEF)}
+        cohort.live = _Shown(cohort.live.networks, views)  # what is left is the student's own
+        first = next(cohort.stream.epoch(0, epochs))
+        found["probed"] = self._mean(lambda: cohort.step(first), BRIEF)
+        found["step"] = self._mean(lambda: cohort.step(batch), WINDOW)
+        return found | self._evaluation(run, cohort)
+
+    def _evaluation(self, run: Run, cohort: train.Cohort) -> dict[str, float]:
+        """Of a look at validation, and of the predictions and metrics at the end."""
+        student, test = cohort.students[0], self.record.test_images
+        held_out, few = len(cohort.val_labels), test[:IMAGES]
+        cohort.val_images, cohort.val_labels = (
+            values[:IMAGES] for values in (cohort.val_images, cohort.val_labels)
+        )
+        seen = cohort.recipe.epochs, {}, cohort.val_images, cohort.val_labels
+        look = self._mean(lambda: student.look(*seen), BRIEF)
+        predict = self._mean(lambda: train.predict(student.trained.network, few), BRIEF)
+        heads, teachers = self._noted(run, cohort)
+        # Test twice: once more after the epoch that validation chose; for side heads once more.
+        images = held_out + len(self.balanced) + (3 if heads else 2) * len(test)
+        end = predict * images / len(few) + self.measured(heads, teachers)
+        return {"look": look * max(1.0, held_out / IMAGES), "end": end}
+
+    def _noted(self, run: Run, cohort: train.Cohort) -> tuple[int, int]:
+        """Of how many side heads and teachers a run's metrics tell something."""
+        network = cohort.students[0].trained.network
+        heads = objectives.taught_heads(run, getattr(network, "side_heads", ()))
+        same = all(one.classes == run.classes for one in run.teachers)
+        return len(heads), len(run.teachers) if same and len(run.teachers) > 1 else 0
+
+    def _measured(self, heads: int, teachers: int) -> float:
+        """Seconds of all metrics of one run, from noise."""
+        draws, record, found = np.random.default_rng(0), self.record, {}
+
+        def logits(*shape: int) -> np.ndarray:
+            return draws.normal(size=(*shape, record.num_classes)).astype(np.float16)
+
+        labels = {"test": record.test_labels}
+        for split, rows in (("val", self.selection.val_indices), ("balanced", self.balanced)):
+            labels[split] = record.train_labels[rows]
+        for split, own in labels.items():
+            if len(own):
+                found |= {f"{split}_labels": own, f"{split}_logits": logits(len(own))}
+        size = len(record.test_labels)
+        found |= {f"head{i}{evaluate.HEAD_LOGITS}": logits(size) for i in range(heads)}
+        if teachers:
+            found[evaluate.TEACHERS_LOGITS] = logits(teachers, size)
+        counts = list(self.selection.class_counts)
+        return self._mean(lambda: evaluate.measure(found, counts), BRIEF)
+
+    def _mean(self, call: Callable[[], Any], window: float) -> float:
+        """Seconds of a call, over as many as fill the window; the first does not count, if it is
+        not the only one."""
+        times: list[float] = []
+        while sum(times) < window:
+            started = self.clock()
+            call()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            times.append(self.clock() - started)
+        return statistics.mean(times[1:] or times)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Teachers that have the same views to any batch, for nothing."""
+
+    networks: Sequence[torch.nn.Module]
+    views: tuple[View, ...]
+
+    def __call__(self, batch: Batch) -> tuple[View, ...]:
+        return self.views
 
 
 def _peak_mb(device: str) -> float:
@@ -175,87 +320,50 @@ def _data(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:
     return subset(record, run.classes), subset_selection(record, selection, run.classes)
 
 
-def _median_seconds(calls: Iterable[Callable[[], Any]]) -> float:
-    """Of one call, the first not counted; ends early where calls are slow."""
-    times: list[float] = []
-    for call in calls:
-        started = time.perf_counter()
-        call()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-        if sum(times) > BUDGET_SECONDS:
-            break
-    return statistics.median(times[1:] or times)
-
-
-def _step_seconds(cohort: train.Cohort, epoch: int) -> float:
-    batches = itertools.islice(cohort.stream.epoch(epoch, cohort.recipe.epochs), TIMED_STEPS)
-    return _median_seconds(functools.partial(cohort.step, batch) for batch in batches)
-
-
-def _teacher_seconds(cohort: train.Cohort) -> float:
-    """Of the teachers' forward on a batch; 0 where their logits are cached."""
-    if not cohort.live.networks or all(student.cached for student in cohort.students):
-        return 0.0
-    batch = next(cohort.stream.epoch(1, cohort.recipe.epochs))
-    return _median_seconds([functools.partial(cohort.live, batch)] * TIMED_STEPS)
-
-
-def _evaluation_seconds(
-    run: Run, cohort: train.Cohort, record: ImageSet, selection: Selection
-) -> tuple[float, float]:
-    """Of a look at validation, and of the predictions and metrics at the end."""
-    network = cohort.students[0].trained.network
-    images = record.test_images[:500]
-    predict = functools.partial(train.predict, network, images)
-    an_image = _median_seconds([predict] * 3) / len(images)
-    draws, found = np.random.default_rng(0), {}
-    labels = {
-        "test": record.test_labels,
-        "val": record.train_labels[selection.val_indices],
-        "balanced": record.train_labels[evaluate.balanced_indices(record, selection, run.seed)],
-    }
-    for split, own in labels.items():
-        if len(own):
-            logits = draws.normal(size=(len(own), record.num_classes)).astype(np.float16)
-            found |= {f"{split}_labels": own, f"{split}_logits": logits}
-    counts = list(selection.class_counts)
-    metrics = _median_seconds([functools.partial(evaluate.measure, found, counts)] * 2)
-    return an_image * len(labels["val"]), an_image * sum(map(len, labels.values())) + metrics
-
-
-def _cohorts(
-    made: Sequence[Run], asked: Mapping[str, tuple[Run, StudyParams]]
-) -> Iterator[list[Run]]:
-    """The runs of a job that are trained, side by side as they will be."""
-    for stream in by_stream(run for run in made if run.recipe):
-        size = 1 if stream[0].precision == "fp16" else asked[stream[0].id][1].cohort_size
-        yield from (stream[start : start + size] for start in range(0, len(stream), size))
-
-
-def _seconds(cohort: Sequence[Run], costs: Mapping[Kind, Cost]) -> float:
-    watched = max(costs[kind(run)].watched(run) for run in cohort)
-    return watched + sum(costs[kind(run)].alone(run) for run in cohort)
-
-
-def _megabytes(cohort: Sequence[Run], costs: Mapping[Kind, Cost]) -> float:
-    return costs[kind(cohort[0])].shared + sum(costs[kind(run)].own for run in cohort)
-
-
-def notebook_start() -> float:
-    """Seconds from the start of a job to the first run of its notebook, measured with one that
-    imports what notebooks import."""
-    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    cells = [
-        nbformat.v4.new_code_cell("unused: int = 0", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("import kdlib\nfrom kdlib import plots, report"),
-    ]
+def job_start() -> float:
+    """Seconds of a job beside its runs: kernel, imports, what is done first and what is drawn last.
+    Measured with the smallest real one, a teacher that learns for one epoch."""
+    notebook, started = ROOT / "notebooks" / "01_teachers.ipynb", time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
-        path, started = Path(folder) / "start.ipynb", time.perf_counter()
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-        runnb.execute(str(path), Path(folder) / "executed.ipynb", {}, threads=1)
+        params = {"teacher_losses": ["ce"], "epochs": 1, "out_dir": folder}
+        runnb.execute(str(notebook), Path(folder) / "executed.ipynb", params, threads=1)
         return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a job will cost: seconds, megabytes, and those of each of its runs, by model."""
+
+    job: Job
+    seconds: float
+    memory: float
+    models: dict[str, list[tuple[float, float]]]
+
+
+def _bill(job: Job, todo: Sequence[Asked], costs: Mapping[Kind, Cost], start: float) -> Bill:
+    models: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    seconds, memory = start, 0.0
+    if not job.runs:  # tables, figures and the report
+        seconds += start * STUDIES[job.notebook].facts.get("drawing", 0.0)
+    for cohort in _cohorts(todo):
+        own = [costs[kind(run)] for run in cohort]
+        once = max(cost.together(run) for cost, run in zip(own, cohort, strict=True))
+        for cost, run in zip(own, cohort, strict=True):
+            teachers = list(dict.fromkeys(teacher.model for teacher in run.teachers))
+            taught_by = " + ".join(teachers) if len(teachers) < 3 else f"{len(teachers)} models"
+            name = f"{run.model} of {taught_by}" if teachers else run.model
+            models[name].append((cost.alone(run) + once / len(cohort), cost.own))
+        seconds += once + sum(cost.alone(run) for cost, run in zip(own, cohort, strict=True))
+        memory = max(memory, own[0].shared + sum(cost.own for cost in own))
+    return Bill(job, seconds, memory, dict(models))
+
+
+def _cohorts(todo: Sequence[Asked]) -> Iterator[list[Run]]:
+    """The runs of a job that are trained, side by side as they will be."""
+    sizes = {run.id: params.cohort_size for run, params in todo}
+    for stream in by_stream(run for run, _ in todo if run.recipe):
+        size = 1 if stream[0].precision == "fp16" else sizes[stream[0].id]
+        yield from (stream[start : start + size] for start in range(0, len(stream), size))
 
 
 def wall_seconds(jobs: Sequence[Job], seconds: Mapping[str, float], cores: int) -> float:
@@ -268,22 +376,25 @@ def wall_seconds(jobs: Sequence[Job], seconds: Mapping[str, float], cores: int) 
     return max(ended.values(), default=0.0)
 
 
-def _lines(
-    jobs: Sequence[Job],
-    todo: Mapping[str, Sequence[Run]],
-    seconds: Mapping[str, float],
-    memory: Mapping[str, float],
-    cores: int,
-) -> Iterator[str]:
+def _lines(bills: Sequence[Bill], cores: int) -> Iterator[str]:
     yield "estimate, from a few steps of each kind of run on this machine:"
-    for stem in dict.fromkeys(job.notebook for job in jobs):
-        own = [job.name for job in jobs if job.notebook == stem]
-        runs, most = sum(len(todo[name]) for name in own), max(memory[name] for name in own)
-        total = duration(sum(seconds[name] for name in own))
+    for stem in dict.fromkeys(bill.job.notebook for bill in bills):
+        own = [bill for bill in bills if bill.job.notebook == stem]
+        models: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for bill in own:
+            for name, runs in bill.models.items():
+                models[name] += runs
+        total, most = sum(bill.seconds for bill in own), max(bill.memory for bill in own)
         size = f"  {most / 1024:.1f} GB a job" if most else ""
-        yield f"  {stem:24}{len(own):5} jobs{runs:6} runs  {total:>8} of work{size}"
-    most = sum(sorted(memory.values())[-cores:]) / 1024
-    wall = duration(wall_seconds(jobs, seconds, cores))
+        count = sum(map(len, models.values()))
+        yield f"  {stem:32}{len(own):5} jobs{count:6} runs  {duration(total):>8} of work{size}"
+        for name, runs in models.items():
+            seconds, memory = (statistics.mean(values) for values in zip(*runs, strict=True))
+            each = f"{duration(seconds):>8} and {memory:.0f} MB each"
+            yield f"    {name:40}{len(runs):6} runs  {each}"
+    seconds = {bill.job.name: bill.seconds for bill in bills}
+    wall = duration(wall_seconds([bill.job for bill in bills], seconds, cores))
+    most = sum(sorted(bill.memory for bill in bills)[-cores:]) / 1024
     yield f"  in all, {cores} at once: about {wall}, {most:.1f} GB of memory"
 
 

@@ -293,4 +293,4 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 _GRID = {"params": Params, "restrict": restrict_grid}
 STUDIES.register(TEACHERS, **_GRID)(teacher_runs)
 STUDIES.register(STUDENTS, **_GRID)(lambda params: student_runs(params) + control_runs(params))
-STUDIES.register(STUDY, **_GRID)(lambda params: [])
+STUDIES.register(STUDY, **_GRID, drawing=1.0)(lambda params: [])

@@ -9,6 +9,7 @@ until then there may be a ``progress/<id>.progress``, where training goes on aft
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from kdlib.registry import suggest
 Row = dict[str, Any]
 FORMAT = 1
 SUFFIX = {"checkpoints": "safetensors", "predictions": "safetensors", "progress": "progress"}
+# Under a profile's folder: run id -> why the last batch left it without a row.
+REASONS = Path(".batch", "missing.json")
 DIGEST = hashlib.sha256().digest_size
 
 
@@ -35,7 +38,7 @@ class DamagedError(OSError):
 def write_atomic(path: Path, content: bytes) -> str:
     """Write a file under its final name only when it is whole; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # nodes share pids
     try:
         with open(partial, "wb") as file:
             file.write(content)

@@ -1,7 +1,9 @@
 """What a results folder holds before a batch starts: done, damaged, or of an old evaluation."""
 
+import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +30,10 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
     """What is stored of a plan's runs; every other run is checked.
 
     A damaged file is named and never read. Where a row stays whole but the run's checkpoint or
-    predictions do not, both go, and the run is done again. A row of an older evaluation is measured
-    again. dry_run: change nothing. check_on: the device to check for where jobs run elsewhere.
+    predictions do not, both go, and the run is done again; a damaged progress goes, and the run
+    starts anew; a damaged timing goes, and nothing brings it back. A row of an older evaluation is
+    measured again. dry_run: change nothing. check_on: the device to check for where jobs run
+    elsewhere.
     """
     store, found, lost = Store(whole.out_dir), {}, {}
     if not dry_run:
@@ -41,9 +45,9 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
             _say(f"{path} is damaged: its row states another sha256; the run is done again")
         if row is not None:
             (lost if damaged else found)[run.id] = row
-        if damaged and not dry_run:
-            for path in (store.path(run, "rows"), *damaged):
-                path.unlink()
+        lost = [store.path(run, "rows"), *damaged] if damaged else []
+        for path in [] if dry_run else [*lost, *_spoilt(store, run)]:
+            path.unlink()
     old = {run for run, row in found.items() if row["evaluation"] != evaluate.VERSION}
     try:
         for _, params, runs in whole.parts:
@@ -61,18 +65,23 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
     return Survey(found, lost)
 
 
-def closing_words(whole: Plan, lost: dict[str, Row]) -> list[str]:
-    """After a batch: runs that came out otherwise than the row that was lost had said, and what
-    its rows do not have in common."""
-    store = Store(whole.out_dir)
-    rows = {run.id: row for run in whole.runs if (row := _row(store, run)) is not None}
+def closing_words(whole: Plan, earlier: Survey) -> list[str]:
+    """After a batch: runs that were done again, for a file of theirs was damaged or not there, and
+    came out otherwise than their row had said; and what its rows do not have in common."""
+    rows = {row["id"]: row for row in stored_rows(whole)}
     differing = [
         f"{run} was done again and differs: test accuracy {rows[run]['metrics']['test']['acc']:.4f}"
         f", was {before['metrics']['test']['acc']:.4f}"
-        for run, before in lost.items()
+        for run, before in (earlier.stored | earlier.lost).items()
         if run in rows and rows[run]["metrics"] != before["metrics"]
     ]
     return differing + mixtures(list(rows.values()))
+
+
+def stored_rows(whole: Plan) -> list[Row]:
+    """The valid rows of a plan's runs; a damaged one is named."""
+    store = Store(whole.out_dir)
+    return [row for run in whole.runs if (row := _row(store, run)) is not None]
 
 
 def _say(text: str) -> None:
@@ -95,6 +104,23 @@ def _damaged(store: Store, run: Run, row: Row) -> list[Path]:
     """The files of a run that are there, but not as its row states."""
     stated = {store.path(run, kind): digest for kind, digest in row["files"].items()}
     return [path for path, digest in stated.items() if path.exists() and sha256(path) != digest]
+
+
+def _spoilt(store: Store, run: Run) -> Iterator[Path]:
+    """What is damaged and not worth a run: where it stands, how long it took. Each is named."""
+    try:
+        store.progress(run)
+    except DamagedError as error:
+        _say(f"{error}; the run starts anew")
+        yield store.path(run, "progress")
+    timing = store.path(run, "timings")
+    try:
+        json.loads(timing.read_bytes())
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        _say(f"{timing} is damaged: it is no JSON; how long the run took is lost")
+        yield timing
 
 
 def _measure_again(lab: Lab, runs: list[Run], found: dict[str, Row]) -> None:

@@ -28,6 +28,16 @@ ADJUSTED = {
 }  # fmt: skip
 
 
+ORIGIN = {  # what a row says of where it comes from
+    "versions": {"row format": 1, "training core": 1},
+    "evaluation": 1,
+    "data": {"fingerprint": {"train": "0" * 64, "test": "1" * 64}, "split_hash": "2" * 64},
+    "provenance": {
+        "commit": "0" * 40, "dirty": False, "device": "x86_64", "versions": {"torch": "2.13.0"},
+    },
+}  # fmt: skip
+
+
 def fake_row(run):
     """A row whose numbers follow the labels, with noise that is a function of the run's id."""
     noise = np.random.default_rng(int(run.id[-8:], 16))
@@ -68,8 +78,9 @@ def fake_row(run):
             "class_counts": [87, 57, 37, 23, 15, 10, 6, 5, 3, 2],
             "val_counts": [21, 14, 9, 5, 3, 2, 1, 0, 0, 0],
             "test_counts": [30] * 10,
+            **ORIGIN["data"],
         },
-        "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+        **{key: ORIGIN[key] for key in ("versions", "evaluation", "provenance")},
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from kdlib import batch, lock
 from kdlib.plan import ROOT, Job
+from kdlib.store import REASONS
 
 PARAMETERS = """out_dir: str = ""
 name: str = ""
@@ -173,6 +174,12 @@ def test_failing_jobs_leave_the_others_done(toy, capsys):
     assert err.endswith("  table/table: not started, it needs a failed one\n")
     log = (toy.folder / ".batch" / "logs" / "make" / "s0.log").read_text()
     assert log.count("make/s0 failed") == 1
+    why = json.loads((toy.folder / REASONS).read_text())
+    assert why == {
+        "s0": "make/s0: ValueError: value must not be negative, got -1",
+        "s1": "make/s1: LookupError: make.ipynb has no 'valeu', did you mean 'value'?",
+        "table": "table/table: not started, it needs make/s0, make/s1",
+    }
 
 
 def test_source_of_the_library_is_part_of_the_key_of_an_analysis_only(tmp_path, monkeypatch):
@@ -202,6 +209,20 @@ def test_progress_estimates_from_the_runs_of_this_start(monkeypatch):
     assert line == "[2/3] b  3 runs in 48 s   left: 1 job, 4 runs, about 3 min"
     progress.line({"job": "c", "event": "start"})
     assert "c: its process died" in progress.failures(ROOT)
+
+
+def test_a_job_that_a_cluster_tries_again_is_no_failure():
+    jobs = [Job("a", "make", {}, (), ("a0",)), Job("b", "make", {}, ("a",), ("b0",))]
+    progress = batch.Progress(jobs, {"a", "b"}, stored=())
+    progress.line({"job": "a", "event": "start"})
+    line = progress.line({"job": "a", "event": "failed", "seconds": 5, "error": "no node"})
+    assert line == "[0/2] a  FAILED after 5 s"
+    assert progress.reasons() == {"a0": "a: no node", "b0": "b: not started, it needs a"}
+    assert progress.line({"job": "a", "event": "start"}) == "[0/2] a  1 run ..."
+    assert "2 jobs, 2 runs" in progress.rest()
+    progress.line({"job": "a", "event": "done", "seconds": 5})
+    assert progress.failed == {}
+    assert progress.reasons() == {"b0": "b: not started"}
 
 
 def test_a_stored_run_needs_no_kernel(tmp_path, capsys):

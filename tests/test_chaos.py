@@ -7,19 +7,11 @@ import pytest
 
 from kdlib.plan import ROOT
 
-SLICE = {
-    "epochs": 3,
-    "checkpoint_seconds": 0,
-    "teacher_losses": "[ce]",
-    "student_losses": "[ce]",
-    "kd_methods": "[none, kd]",
-    "mixup": "[false]",
-}
+SMALLER = {"teacher_losses": "[ce]", "student_losses": "[ce]", "kd_methods": "[none, kd]"}
 
 
 def chaos(*arguments):
-    changes = [word for key, value in SLICE.items() for word in ("--set", f"{key}={value}")]
-    changes += ["--only", "01", "--only", "02", "--only", "03"]
+    changes = [word for key, value in SMALLER.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, str(ROOT / "scripts" / "chaos.py"), *arguments, *changes]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -28,13 +20,15 @@ def chaos(*arguments):
 
 @pytest.mark.slow
 def test_kills_leave_the_same_tables():
-    told = chaos("kill", "--times", "3")
-    assert told.count("kill ") == 3
+    told = chaos("kill", "--times", "2")
+    assert told.count("kill ") == 2
     assert told.endswith(" tables: same\nall as it should be\n")
 
 
 @pytest.mark.slow
 def test_wounds_are_named_and_healed():
-    told = chaos("damage", "--times", "6", "--at-once", "2")
-    assert "6 wounds, 6 named\n" in told
+    told = chaos("damage", "--times", "5", "--at-once", "5")
+    assert "5 wounds, 5 named\n" in told
+    for kind in ("data/own_digits.npz", "/progress/", "/rows/", "/checkpoints/", "/predictions/"):
+        assert kind in told
     assert told.endswith(" tables: same\nall as it should be\n")

@@ -1,11 +1,13 @@
 """What the command line says to bad input: one line that names the culprit, nothing lost."""
 
+import os
 import resource
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -148,6 +150,24 @@ def test_a_second_start_is_refused_before_torch_is_imported(tmp_path):
     assert second.stderr == f"another batch is at work in {tmp_path}\n"
 
 
+def test_a_second_start_is_refused_within_a_second_and_harms_nothing(tmp_path):
+    """By run_all.sh; in seconds of a processor, for a busy machine may take longer."""
+    held = lock.take(tmp_path)
+    command = [str(ROOT / "run_all.sh"), "digits", "--out", str(tmp_path)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    second = subprocess.run(
+        command, env=os.environ | {"KDLIB_PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    held.close()
+    assert second.returncode == lock.BUSY
+    assert second.stderr.endswith(f"another batch is at work in {tmp_path}\n")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [
+        tmp_path / ".batch" / "lock"
+    ]
+
+
 def limit_files(size):
     """A process that cannot write more than `size` bytes into a file, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -171,6 +191,38 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["run", "digits", "--out", str(tmp_path / "file")]) == 2
     assert f"Not a directory: '{tmp_path / 'file'}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_failing_job_leaves_tables_that_say_what_is_missing_and_why(tmp_path):
+    own = {
+        "epochs": 1, "teacher_losses": "[ce]", "student_losses": "[ce, bs]", "mixup": "[false]",
+        "kd_methods": "[none, kd, rkd]", "options": "{kd: {weight: 1.0e+38}}",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "kdlib", "run", "digits", "--out", str(tmp_path)]
+    command += [word for name in ("01", "02", "03") for word in ("--only", name)]
+    command += [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode == 1
+    job = "02_students/ce-no_mixup-seed0"
+    assert f"  {job}: FailedRuns: kd-ce-ce-no_mixup-seed0-" in failed.stderr
+    assert "kd was not finite in epoch 1" in failed.stderr
+    assert "  03_calibration_study: not started, it needs a failed one" in failed.stderr
+    folder = tmp_path / "03_calibration_study"
+    lost = pd.read_csv(folder / "missing.csv")
+    assert [run.split("-seed")[0] for run in lost["run"]] == [
+        "kd-ce-ce-no_mixup",
+        "kd-ce-bs-no_mixup",
+    ]
+    assert lost["why"].str.startswith(f"{job}: FailedRuns: ").all()
+    cells = pd.read_csv(folder / "cells.csv")
+    assert cells.loc[cells["kd_method"] == "kd", "acc"].isna().all()
+    assert cells.loc[cells["kd_method"] != "kd", "acc"].notna().all()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "(incomplete)</h2>" in page
+    again = subprocess.run([*command, "--set", "options={}"], cwd=ROOT, capture_output=True)
+    assert again.returncode == 0
+    assert not (folder / "missing.csv").exists()
 
 
 def test_verify_and_evaluate(own_profile, capsys, tmp_path):

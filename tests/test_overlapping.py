@@ -619,7 +619,8 @@ def test_the_report_is_written_from_rows(finished, tmp_path, monkeypatch):
     page = report.write(rows[:-1], asked, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "No sample images: the predictions of" in text
-    assert f"1 runs are missing, {rows[-1]['id']}" in text
+    assert "Incomplete, missing runs: 1." in text
+    assert rows[-1]["id"] in (tmp_path / study.STEM / "missing.csv").read_text()
     with pytest.raises(ValueError, match="none of the 0 is a run"):
         report.Overlap.of([], asked)
 

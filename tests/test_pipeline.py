@@ -169,7 +169,7 @@ def test_a_damaged_row_is_done_again(copy, caplog):
     assert path.read_bytes() == before
 
 
-def test_a_missing_teacher_is_rebuilt_alone(copy):
+def test_a_missing_teacher_is_rebuilt_alone(copy, caplog):
     folder, _, run = copy
     store, (teacher,) = Store(folder), run.teachers
     state = store.network(teacher).state_dict()
@@ -178,6 +178,22 @@ def test_a_missing_teacher_is_rebuilt_alone(copy):
     rebuilt = Lab(folder).network(teacher).state_dict()
     assert all(torch.equal(value, rebuilt[name]) for name, value in state.items())
     assert store.path(run, "rows").stat().st_mtime_ns == untouched
+    assert "differs" not in caplog.text
+
+
+def test_a_rebuilt_teacher_that_differs_is_named(copy, caplog, monkeypatch):
+    folder, _, run = copy
+    store, (teacher,) = Store(folder), run.teachers
+    store.path(teacher, "checkpoints").unlink()
+    measure = evaluate.measure
+
+    def other(found, counts):
+        measured = measure(found, counts)
+        return measured | {"test": measured["test"] | {"acc": 0.125}}
+
+    monkeypatch.setattr(evaluate, "measure", other)
+    Lab(folder).network(teacher)
+    assert f"{teacher.id} was rebuilt and differs: test accuracy 0.1250, was 0." in caplog.text
 
 
 def test_rows_of_other_data_under_the_same_name_are_done_again(copy, monkeypatch, caplog):

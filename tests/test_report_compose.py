@@ -1,5 +1,6 @@
 """Sections of several studies on one page, and the fragments they are made of."""
 
+import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from kdlib import plots
 from kdlib.report import html
 from kdlib.report.compose import Section
-from kdlib.store import write_atomic
+from kdlib.store import REASONS, write_atomic
 
 STUDIES = [
     ("03_calibration_study", "if100"), ("03_calibration_study", "if50"),
@@ -92,6 +93,31 @@ def test_tables_and_figures_lie_in_the_sections_folder(tmp_path):
     ]
     assert all((page.parent / address).is_file() for address in addresses)
     assert "A &lt;figure&gt;" in figure
+
+
+def test_what_is_missing_is_said_with_the_reason_until_it_is_there(tmp_path):
+    why = {"kd-seed0-12": "02_students/ce: ValueError: <nan>", "at-seed0-34": "of no concern"}
+    write_atomic(tmp_path / REASONS, json.dumps(why).encode())
+    table = {"cells": pd.DataFrame({"cell": ["a"], "acc": [0.5]})}
+    lacking, note = ["kd-seed0-12", "rkd-seed0-56"], "mixed rows: 2 commits"
+    for missing, notes in ((lacking, [note]), ((), ())):
+        section = Section(tmp_path, "02_study", "", missing, notes)
+        section.tables(table)
+        page = section.write("Title", [section.files()], "the summary\n").read_text()
+        summary = (tmp_path / "report" / "summary.txt").read_text()
+        listed = section.folder / "missing.csv"
+        if missing:
+            lost = pd.read_csv(listed).to_dict("list")
+            assert lost == {"run": lacking, "why": [why[lacking[0]], "not run yet"]}
+            assert "<h2>Title (incomplete)</h2>" in page
+            assert "Incomplete, missing runs: 2." in page
+            assert "ValueError: &lt;nan&gt;" in page
+            assert note in page
+            assert summary.endswith("Incomplete, missing runs: 2. missing.csv says why.\n")
+    assert not listed.exists()
+    assert "<h2>Title</h2>" in page
+    assert "missing" not in page
+    assert "ncomplete" not in page + summary
 
 
 def test_a_table_shows_numbers_to_the_right_and_links_runs():

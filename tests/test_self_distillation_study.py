@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from report_helpers import ORIGIN
 from safetensors.numpy import load_file
 
 from kdlib import Lab, data, losses, metrics, models, objectives, plots, train
@@ -389,8 +390,9 @@ def fake_row(run, number=None, ece=None, T=1.3):
         "id": run.id, "folder": run.folder, "labels": run.labels, "run": run.identity(),
         "network": shape, "metrics": row, "flags": ["KD is off (first epoch)"] if taught else [],
         "kd_share": {"first": 1.0, "last": 2.0} if taught else {}, "files": {},
-        "data": {"class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
-        "provenance": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+        **ORIGIN,
+        "data": ORIGIN["data"]
+        | {"class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
     }  # fmt: skip
 
 

@@ -64,12 +64,39 @@ def test_damage_is_named_and_the_run_done_again(whole, kind, cut, capsys):
     Lab.of(whole.parts[-1].params, whole.out_dir).complete([run])
     assert set(survey_of(whole).stored) == {one.id for one in whole.runs}
     if kind != "rows":
-        lines = survey.closing_words(whole, found.lost)
+        lines = survey.closing_words(whole, found)
         assert not any("differs" in line for line in lines)  # the same to the last bit
         found.lost[run.id]["metrics"]["test"]["acc"] = 0.1234
-        (line,) = [one for one in survey.closing_words(whole, found.lost) if "differs" in one]
+        (line,) = [one for one in survey.closing_words(whole, found) if "differs" in one]
         assert line.startswith(f"{run.id} was done again and differs: test accuracy 0.")
         assert line.endswith("was 0.1234")
+
+
+def test_a_damaged_progress_or_timing_is_named_and_goes(whole, capsys):
+    run, store = whole.runs[-1], Store(whole.out_dir)
+    progress, timing = (store.path(run, kind) for kind in ("progress", "timings"))
+    progress.parent.mkdir(exist_ok=True)
+    progress.write_bytes(b"what a run that was killed has left, with a byte flipped")
+    timing.write_text(timing.read_text()[:-9])
+    assert run.id in survey_of(whole, dry_run=True).stored
+    assert progress.exists()
+    assert run.id in survey_of(whole).stored
+    told = capsys.readouterr().err
+    assert told.count(f"{progress} is damaged") == 2
+    assert told.count(f"{timing} is damaged") == 2
+    assert not progress.exists()
+    assert not timing.exists()
+    survey_of(whole)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_rebuilt_teacher_that_differs_from_its_row_is_named(whole):
+    """Its checkpoint was missing, its row was not."""
+    teacher, store = whole.runs[0], Store(whole.out_dir)
+    before = survey_of(whole)
+    age(store.path(teacher, "rows"))
+    (line,) = [one for one in survey.closing_words(whole, before) if "differs" in one]
+    assert line.startswith(f"{teacher.id} was done again and differs: test accuracy 0.5000, was")
 
 
 def test_a_missing_checkpoint_is_no_damage(whole):

@@ -1,5 +1,6 @@
 """The claims' section of the report: verdicts beside what was published, and what went wrong."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED, 
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.studies.published_claims import STEM, Analysis, Claims
+from kdlib.verify import mixtures
 
 TITLE = "Which published claims hold"
 STUDIES = {
@@ -44,7 +46,7 @@ yardstick and no test."""
 
 def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: str = "") -> Path:
     """Write verdicts and figures under out_dir, and the section of its report; the page's path."""
-    section = Section(Path(out_dir), STEM, setting)
+    section = Section(Path(out_dir), STEM, setting, notes=_mixtures(found))
     tables = deterministic_tables(claims, found)
     section.tables(tables)
     verdicts = tables["verdicts"]
@@ -73,6 +75,14 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         section.files(),
     ]  # fmt: skip
     return section.write(TITLE, parts, "\n".join([TITLE, *answer(verdicts)]) + "\n")
+
+
+def _mixtures(found: Sequence[Entry]) -> list[str]:
+    """What the rows of each profile do not have in common: a claim is judged inside one."""
+    rows = defaultdict(list)
+    for entry in found:
+        rows[entry.facts["profile"]].append(entry.row)
+    return [f"{profile}: {line}" for profile, own in rows.items() for line in mixtures(own)]
 
 
 def deterministic_tables(claims: Claims, found: Sequence[Entry]) -> dict[str, pd.DataFrame]:

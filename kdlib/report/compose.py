@@ -2,7 +2,8 @@
 
 A study's report module makes HTML with `kdlib.report.html` and hands it in:
 
-    section = Section(out_dir, "04_self_distillation", params.setting)
+    own = {"missing": missing(rows, runs), "notes": mixtures(present(rows, runs))}
+    section = Section(out_dir, "04_self_distillation", params.setting, **own)
     section.tables({"cells": cells, "effects": effects})              # cells.csv, effects.csv
     parts = [
         html.items(answer(rows), "answer"),
@@ -15,8 +16,9 @@ A study's report module makes HTML with `kdlib.report.html` and hands it in:
 The page is the only copy of a section: writing one replaces it and keeps the others.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -28,10 +30,14 @@ from matplotlib.figure import Figure
 from kdlib import plots
 from kdlib.report import html
 from kdlib.report.tables import csv
-from kdlib.store import write_atomic
+from kdlib.store import REASONS, write_atomic
 
 TITLE = "Knowledge distillation and calibration"
 REPORT = "report"  # the page's folder, and the stem of what belongs to no notebook
+INCOMPLETE = "Incomplete, missing runs: {}."
+MISSING = (
+    "Missing runs: what they belong to has fewer seeds or no number, nothing stands in for them"
+)
 SECTION = re.compile(r'<section id="([^"]*)">\n<h2>([^<]*)</h2>\n.*?\n</section>', re.DOTALL)
 
 
@@ -40,12 +46,15 @@ class Section:
     """A notebook's part of the page, and the folder of its files.
 
     out_dir: the profile's results; stem: the notebook's, as `04_self_distillation`; setting: of
-    its params, empty where there is only one.
+    its params, empty where there is only one. missing: ids of the runs that its tables lack; notes:
+    what else a reader must know of the rows (`kdlib.verify.mixtures`). Both head the section.
     """
 
     out_dir: Path
     stem: str
     setting: str = ""
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def key(self) -> str:
@@ -58,10 +67,27 @@ class Section:
         return Path(self.out_dir) / self.key
 
     def tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write each table that has lines as <name>.csv."""
+        """Write each table that has lines as <name>.csv, and missing.csv: which runs are not in
+        them, and why; it goes when none is missing."""
         for name, table in tables.items():
             if len(table):
                 write_atomic(self.folder / f"{name}.csv", csv(table))
+        if self.missing:
+            write_atomic(self.folder / "missing.csv", csv(self._reasons()))
+        else:
+            (self.folder / "missing.csv").unlink(missing_ok=True)
+
+    def _reasons(self) -> pd.DataFrame:
+        path = Path(self.out_dir) / REASONS
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        lines = [(run, known.get(run, "not run yet")) for run in self.missing]
+        return pd.DataFrame(lines, columns=["run", "why"])
+
+    def _head(self) -> list[str]:
+        """What a reader must know before any number."""
+        told = [INCOMPLETE.format(len(self.missing))] * bool(self.missing) + [*self.notes]
+        parts = [html.items(told)] if told else []
+        return parts + [html.table(self._reasons(), MISSING)] * bool(self.missing)
 
     def figure(self, name: str, caption: str, figure: Figure) -> str:
         """Write figures/<name>.png and .svg; the HTML that shows them with their caption."""
@@ -83,7 +109,10 @@ class Section:
         report = out_dir / REPORT
         for folder in (report, self.folder):
             folder.mkdir(parents=True, exist_ok=True)
-        body = "\n".join(filter(None, parts))
+        if self.missing:
+            title += " (incomplete)"
+            summary += f"{INCOMPLETE.format(len(self.missing))} missing.csv says why.\n"
+        body = "\n".join(filter(None, [*self._head(), *parts]))
         own = f'<section id="{escape(self.key)}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
         with FileLock(report / ".lock"):
             if summary:

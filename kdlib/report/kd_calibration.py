@@ -16,6 +16,7 @@ from kdlib.report.images import batch_ece
 from kdlib.report.study import Study
 from kdlib.report.text import terminal, title
 from kdlib.store import Row
+from kdlib.verify import mixtures
 
 
 def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
@@ -29,7 +30,8 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     """
     out_dir = Path(out_dir)
     study = Study.of(rows, params, out_dir)
-    section = Section(out_dir, grid.STUDY, params.setting)
+    notes = mixtures(study.students + study.teachers)
+    section = Section(out_dir, grid.STUDY, params.setting, study.lacking, notes)
     section.tables(tables(study) | {"timings": _timings(study, out_dir)})
     drawn = {name: section.figure(name, *found) for name, found in figures(study).items()}
     appendix, demo = Section(out_dir, REPORT), batch_ece()

@@ -14,9 +14,10 @@ from kdlib.plots import multi_teacher
 from kdlib.report import html
 from kdlib.report import multi_teacher_text as words
 from kdlib.report.compose import Section
-from kdlib.report.tables import over_seeds, present
+from kdlib.report.tables import missing, over_seeds, present
 from kdlib.store import Row
 from kdlib.studies.multi_teacher import CONTROL, STEM, MultiTeacher, runs
+from kdlib.verify import mixtures
 
 Tables = Mapping[str, pd.DataFrame]
 TEST = ["acc", "nll", "ece"]  # with intervals
@@ -302,9 +303,9 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
     a student of these params.
     """
     tables = deterministic_tables(rows, params, out_dir)
-    section = Section(Path(out_dir), STEM, params.setting)
+    own, lacking = present(rows, runs(params)), missing(rows, runs(params))
+    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
     section.tables(tables)
-    own = present(rows, runs(params))
     chance = 1 / len(own[0]["classes"])
     drawn = {
         name: section.figure(name, caption, figure)
@@ -315,7 +316,7 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
     parts = [
         html.note(words.QUESTION),
         html.items(words.answer(tables, params), "answer"),
-        html.items(words.facts(rows, params, tables)),
+        html.items(words.facts(params, tables)),
         html.heading("Students"),
         html.table(tables["cells"], words.caption(params), folders),
         html.folded("Effects", html.table(tables["effects"], words.EFFECTS)),

@@ -1,14 +1,12 @@
 """What the multi-teacher study's section says in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from kdlib.report.tables import missing
 from kdlib.report.text import DIGITS, readable, seeds_note
-from kdlib.store import Row
-from kdlib.studies.multi_teacher import MultiTeacher, runs
+from kdlib.studies.multi_teacher import MultiTeacher
 
 Tables = Mapping[str, pd.DataFrame]
 QUESTION = (
@@ -45,12 +43,9 @@ def caption(params: MultiTeacher) -> str:
     return f"Students on test: {note}; agreement is top-1 with each teacher, mean over them"
 
 
-def facts(rows: Sequence[Row], params: MultiTeacher, tables: Tables) -> list[str]:
-    """What a reader must know: completeness, what the box can tell, the path of teacher views."""
+def facts(params: MultiTeacher, tables: Tables) -> list[str]:
+    """What a reader must know: what the box can tell, the path of teacher views."""
     lines = [seeds_note(len(params.seeds)).capitalize() + "."]
-    lacking = missing(rows, runs(params))
-    if lacking:
-        lines.append(f"Missing: {len(lacking)} runs, {lacking[0]} the first of them.")
     views = tables["cells"][tables["cells"]["teacher_views"] != ""]
     if len(views):
         paths = views.groupby("teacher_views", sort=False)["method"].unique()

@@ -21,6 +21,7 @@ from kdlib.report.text import DIGITS, number, seeds_note
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import RESTRICTED, STUDENT, OverlappingTeachers
+from kdlib.verify import mixtures
 
 __all__ = [
     "Overlap",
@@ -49,7 +50,8 @@ def write(rows: Sequence[Row], params: OverlappingTeachers, out_dir: str | Path)
     is no row of these params.
     """
     found = Overlap.of(rows, params)
-    section = Section(Path(out_dir), study.STEM, params.setting)
+    own = (found.lacking, mixtures(found.rows))
+    section = Section(Path(out_dir), study.STEM, params.setting, *own)
     section.tables(deterministic_tables(rows, params, out_dir))
     drawn = {name: section.figure(name, *one) for name, one in _figures(found).items()}
     row = headline(found)
@@ -138,9 +140,7 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
     return [
         html.note(text.QUESTION),
         html.items(answer(found), "answer"),
-        html.items(
-            [DIGITS] * (found.params.data == "digits") + text.lacking(found) + text.leaks(found)
-        ),
+        html.items([DIGITS] * (found.params.data == "digits") + text.leaks(found)),
         drawn["responsibility"],
         html.heading("Teachers"),
         html.table(found.teachers, f"On the test images of their own classes; {note}", folders),

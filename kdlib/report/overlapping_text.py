@@ -135,13 +135,6 @@ def _note(found: Overlap) -> str:
     return f"{note[0].upper()}{note[1:]}."
 
 
-def lacking(found: Overlap) -> list[str]:
-    """Runs of the params without a row."""
-    if not found.lacking:
-        return []
-    return [f"{len(found.lacking)} runs are missing, {found.lacking[0]} the first of them."]
-
-
 def leaks(found: Overlap) -> list[str]:
     """What pretrained weights had seen of the student's classes."""
     weights = dict.fromkeys(row["run"].get("pretrained") for row in found.rows)
@@ -152,6 +145,6 @@ def terminal(found: Overlap) -> str:
     """The section as plain text."""
     table = readable(found.cells[["cell", "seeds", "acc", "acc_ci95", "ece", "ece_ci95"]])
     lines = [title(found.params), *answer(found), table.to_string(index=False)]
-    lines += lacking(found) + leaks(found)
+    lines += leaks(found)
     lines += [DIGITS] * (found.params.data == "digits")
     return "\n".join(lines) + "\n"

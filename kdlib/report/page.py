@@ -50,7 +50,8 @@ FLAGGED = f"Flagged runs: KD share below {LOW_SHARE:g} or above {HIGH_SHARE:g}, 
 def section(study: Study, drawn: Figures) -> list[str]:
     """The parts of a grid's section. drawn: the figures there are, as HTML."""
     note = seeds_note(len(study.params.seeds))
-    facts = [best(study), *_scale(study), _completeness(study), resolution(study)]
+    whole = ["No run of the grid is missing."] * (not study.lacking)
+    facts = [best(study), *_scale(study), *whole, resolution(study)]
     return [
         html.note(QUESTION),
         html.items(answer(study), "answer"),
@@ -169,16 +170,6 @@ def _unread(study: Study) -> list[str]:
 def _narrow(cells: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that a cell's name repeats, and without ids."""
     return cells.drop(columns=[*CELL, "runs"], errors="ignore")
-
-
-def _completeness(study: Study) -> str:
-    """The runs that are missing, all by name."""
-    if not study.lacking:
-        return "No run of the grid is missing."
-    return (
-        f"{len(study.lacking)} runs are missing: {', '.join(study.lacking)}. Their cells have no "
-        "Harmonic score, and the means and effects they belong to leave their seeds out."
-    )
 
 
 def _scale(study: Study) -> list[str]:

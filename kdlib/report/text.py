@@ -296,8 +296,6 @@ def terminal(study: Study) -> str:
     counts = Counter(flag for row in study.students for flag in row["flags"])
     flags = (f"{flag}: {count} runs" for flag, count in sorted(counts.items()))
     lines += [f"flagged: {', '.join(flags)}"] if counts else ["flagged: nothing"]
-    if study.lacking:
-        lines.append(f"missing: {len(study.lacking)} runs, {study.lacking[0]} the first of them")
     lines += [best(study)]
     lines += [DIGITS] if study.params.data == "digits" else []
     return "\n".join(lines) + "\n"

@@ -153,4 +153,4 @@ def restrict(params: MultiTeacher, chosen: Sequence[Run]) -> MultiTeacher:
     return grid.restrict(params, chosen, AXES).model_copy(update={"roles": (role,)})
 
 
-STUDIES.register(STEM, params=MultiTeacher, restrict=restrict, concludes=True)(runs)
+STUDIES.register(STEM, params=MultiTeacher, restrict=restrict, concludes=True, drawing=2.5)(runs)

@@ -293,4 +293,5 @@ STUDIES.register(
     params=OverlappingTeachers,
     restrict=lambda params, made: params.model_copy(update={"only": tuple(r.id for r in made)}),
     concludes=True,
+    drawing=0.4,
 )(runs)

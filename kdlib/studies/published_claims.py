@@ -161,4 +161,4 @@ def _named(claims: Any, path: Path) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-STUDIES.register(STEM, params=PublishedClaims)(lambda params: [])
+STUDIES.register(STEM, params=PublishedClaims, drawing=0.3)(lambda params: [])

@@ -32,7 +32,8 @@ class SelfDistillation(StudyParams):
 
     methods: any that take no teacher; their constants are `options`. label_loss: what every label
     term uses (side heads: cross-entropy). mixup_alpha: 0 for none. grids: name -> `Grid`: BYOT from
-    a later head, networks of fewer stages, more seeds of some methods.
+    a later head, networks of fewer stages, more seeds of some methods. whole: False for a job of a
+    batch, which has some of the runs: the report is drawn when all are there.
     """
 
     models: Names = ("resnet20",)
@@ -40,6 +41,7 @@ class SelfDistillation(StudyParams):
     label_loss: str = "ce"
     mixup_alpha: NonNegative = 0.0
     grids: dict[str, Grid] = Field(default_factory=dict)
+    whole: bool = True
 
 
 def runs(params: SelfDistillation) -> list[Run]:
@@ -87,11 +89,13 @@ def _restrict(params: SelfDistillation, made: Sequence[Run]) -> SelfDistillation
         if among := _among(own, wanted):
             kept[name] = Grid(seeds=among, models=models, methods=methods)
     changes = {"seeds": seeds} if seeds else {"seeds": tuple(sorted(wanted)), "methods": ()}
-    return params.model_copy(update={**changes, "grids": kept})
+    return params.model_copy(update={**changes, "grids": kept, "whole": False})
 
 
 def _among(seeds: Sequence[int], wanted: set[int]) -> tuple[int, ...]:
     return tuple(seed for seed in seeds if seed in wanted)
 
 
-STUDIES.register(STEM, params=SelfDistillation, restrict=_restrict, concludes=True)(runs)
+STUDIES.register(STEM, params=SelfDistillation, restrict=_restrict, concludes=True, drawing=0.8)(
+    runs
+)

@@ -21,6 +21,7 @@ from kdlib.report.tables import missing, present
 from kdlib.report.text import DIGITS
 from kdlib.store import Row
 from kdlib.studies.self_distillation import STEM, SelfDistillation, runs
+from kdlib.verify import mixtures
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -40,8 +41,9 @@ def write(rows: Sequence[Row], params: SelfDistillation, out_dir: str | Path) ->
     predictions is left out where they are not there. ValueError where there is no row of these
     params.
     """
-    section = Section(Path(out_dir), STEM, params.setting)
     own, found = present(rows, runs(params)), deterministic_tables(rows, params, out_dir)
+    lacking = missing(rows, runs(params))
+    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
     section.tables(found)
     clocked = timed(found["cells"], stored_seconds(params, out_dir))
     title, lines = words.title(params), answer(found, clocked, params)
@@ -49,10 +51,8 @@ def write(rows: Sequence[Row], params: SelfDistillation, out_dir: str | Path) ->
         name: section.figure(name, caption, figure)
         for name, (caption, figure) in figures(rows, params, out_dir).items()
     }
-    lacking = missing(rows, runs(params))
     facts = [*words.scale(own), *words.noise(found["published_pairs"])]
     facts += [DIGITS] * (params.data == "digits")
-    facts += [f"{len(lacking)} runs are missing: {', '.join(lacking)}."] * bool(lacking)
     shown = {name: words.named(table, params) for name, table in found.items()}
     parts = [
         html.note(words.QUESTION),
