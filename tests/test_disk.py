@@ -1,4 +1,4 @@
-"""A disk that is full or may only be read: a clear message, nothing half done, on once there is room.
+"""A disk that is full or read-only: a clear message, nothing half done, on once there is room.
 
 On a small disk of their own (tmpfs), which root alone may mount; elsewhere these tests skip.
 """

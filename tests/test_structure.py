@@ -147,7 +147,8 @@ def test_no_file_can_run_code(tree):
     [
         "import pickle", "from joblib import load", "torch.load(path)", "yaml.load(text, Loader)",
         "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)", "np.load(path)",
-        "pd.read_pickle(path)", "from torch import load", "torch.jit.load(path)", "yaml.full_load(x)",
+        "pd.read_pickle(path)", "from torch import load", "torch.jit.load(path)",
+        "yaml.full_load(x)",
     ],
 )  # fmt: skip
 def test_what_could_run_code_is_found(line):

@@ -26,6 +26,7 @@ from kdlib.report.text import DIGITS, seeds_note
 from kdlib.store import Row
 from kdlib.studies.published_claims import load_claims
 from kdlib.studies.training_length import STEM, TrainingLength, runs
+from kdlib.verify import mixtures
 
 WORDS = {"acc": ("accuracy", " points", 100), "ece": ("ECE", "", 1)}
 JUDGED = tuple(WORDS)
@@ -42,13 +43,12 @@ def write(rows: Sequence[Row], params: TrainingLength, out_dir: str | Path) -> P
     rows: stored rows, of other params too (they are left out). ValueError where there is no row of
     a student of these params.
     """
-    section, found = Section(Path(out_dir), STEM, params.setting), tables(rows, params)
-    section.tables(found)
     own, head = present(rows, runs(params)), title(params)
+    lacking, found = missing(rows, runs(params)), tables(rows, params)
+    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
+    section.tables(found)
     figure = plots.lengths(found["students"], found["differences"], margins(), head)
-    lacking = missing(rows, runs(params))
     facts = [*[DIGITS] * (params.data == "digits"), html.made_with(own)]
-    facts += [f"{len(lacking)} runs are missing: {', '.join(lacking)}."] * bool(lacking)
     folders, note = {row["id"]: row["folder"] for row in own}, seeds_note(len(params.seeds))
     parts = [
         html.note(QUESTION),
