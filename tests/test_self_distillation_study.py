@@ -124,8 +124,8 @@ def test_a_jobs_params_make_exactly_its_runs(profile):
 
 def test_the_jobs_are_seeds_and_a_conclusion():
     jobs = jobs_of("cifar_small")
-    # All eight subsets once, then five of them; beside both, the ablations' three.
-    assert [len(job.runs) for job in jobs] == [8 + 3, *[5 + 3] * 4, 0]
+    # All eight subsets and BYOT from its second head once, then five of the subsets.
+    assert [len(job.runs) for job in jobs] == [8 + 1, *[5] * 4, 0]
     assert set(jobs[-1].needs) == {job.name for job in jobs[:-1]}
     settings = {job.params["extra"]["setting"] for job in jobs_of("paper")}
     assert settings == {"cifar100", "tiny_imagenet"}
