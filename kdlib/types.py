@@ -54,9 +54,9 @@ class Batch:
 class View:
     """What one network shows of one batch.
 
-    logits: (B, K). embedding: (B, D), the input of the classifier, None where only the logits were
-    kept (`kdlib.teachers.CachedTeachers`). features: stage name ->
-    (B, C, H, W), in order from input to output. side_logits, side_features: stage name -> (B, K)
+    logits: (B, K). embedding: (B, D), the input of the classifier, None where no more was
+    kept than `kdlib.teachers.CachedTeachers` does. features: stage name -> (B, C, H, W), in order
+    from input to output, or what was kept. side_logits, side_features: stage name -> (B, K)
     and (B, D) of the side heads, empty without them. classify: the head, (B, D) -> (B, K).
     temperature: what validation fitted to divide the logits by, 1 where nothing was fitted.
     """

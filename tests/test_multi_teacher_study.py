@@ -16,9 +16,11 @@ from kdlib.augment import Stream
 from kdlib.objectives import multi_teacher as terms
 from kdlib.plan import plan
 from kdlib.plots import multi_teacher as plots
+from kdlib.report import claims as judging
 from kdlib.report import multi_teacher as report
 from kdlib.store import read_tensors
 from kdlib.studies import multi_teacher as study
+from kdlib.studies import published_claims
 from kdlib.teachers import FrozenTeachers
 from kdlib.train import loop
 from kdlib.types import Batch, Clock, Forward
@@ -152,6 +154,25 @@ def test_camkd_is_what_the_study_wrote(setting):
     assert found["label"] == pytest.approx(F.cross_entropy(own.logits, batch.targets).item(), 1e-4)
 
 
+def test_camkd_pooled_is_camkd_with_maps_at_most_as_large_as_the_students(setting):
+    """Larger maps are pooled; a smaller one stays, and the student's is pooled to it."""
+    run = student_run("camkd_pooled", student_models=["student"], hint_stage="stage1")
+    student, found = losses_of(run, setting)
+    *_, batch, _, views = setting
+    ours = _view(student, batch).features["stage1"]
+    weights = literal_weights("batch_confidence", setting)[:, 0]
+    regressors, total = student.terms["pooled_hints"].loss.regressors, 0.0
+    for w, view, regressor in zip(weights, views, regressors, strict=True):
+        theirs = F.adaptive_avg_pool2d(view.features["stage1"], (4, 4))
+        total += w * F.mse_loss(regressor(ours), theirs).item()
+    assert [view.features["stage1"].shape[2] for view in views] == [8, 4, 4]
+    assert found["pooled_hints"] == pytest.approx(100 * total / 3, rel=1e-4)
+    assert student.trained.weights == {"label": 1.0, "multi_kd": 0.7, "pooled_hints": 100.0}
+    small = terms.PooledMap("stage1", (8, 6))(views[2])
+    assert small is views[2].features["stage1"]
+    assert terms.PooledMap("last", (2, 6))(views[2]).shape[2:] == (2, 4)
+
+
 def test_ca_mkd_is_what_the_paper_wrote(setting):
     """Per-sample weights: from the teachers' losses on logits, on features from the loss of each
     teacher's classifier on the regressed embedding; that one has a gradient, and starts late."""
@@ -204,7 +225,7 @@ def test_regressors_have_the_published_sizes():
     own = objectives.dry_view("student", 10, 1, 28)
     views = tuple(objectives.dry_view(name, 10, 1, 28) for name in FIVE)
     context = objectives.Context(own, views, torch.zeros(1), torch.ones(10), 0)
-    found = terms.Hints(context, stage="stage2")
+    found = terms.hints(context, stage="stage2")
     counts = [sum(w.numel() for w in one.parameters()) for one in found.regressors]
     # DenseNet's second stage has 144 channels; published code took the 96 before it by position.
     assert counts == [2112, 4224, 2112, 2112, 33 * 144]
@@ -227,6 +248,8 @@ def test_what_cannot_be_is_refused_by_name(setting):
         check("camkd", hint_stage="stage9")
     with pytest.raises(ValueError, match=r"'feature_confidence' reads .*'embedding', got 'last'"):
         check("ca_mkd", options={"ca_mkd_hints": {"stage": "last"}})
+    with pytest.raises(ValueError, match=r"pooled_hints.stage: 'embedding' is no map"):
+        check("camkd_pooled", hint_stage="embedding")
     with pytest.raises(LookupError, match="unknown KD method 'centroit'"):
         student_run("centroit")
     with pytest.raises(ValueError, match=r"multi_kd.weighting: .*'fair'"):
@@ -258,6 +281,7 @@ def test_settings_share_their_teachers_and_a_job_has_one_role():
         for name, runs in by_setting.items()
     }
     assert taught["three_teachers"] < taught["five_teachers"] == taught["lambda_sweep"]
+    assert taught["small_students"] == taught["three_teachers"]
     assert {len(ids) for ids in taught.values()} == {3, 5}
     jobs = [job for job in whole.jobs if job.notebook == study.STEM]
     jobs = {job.name.removeprefix(f"{study.STEM}/"): job for job in jobs}
@@ -279,6 +303,33 @@ def test_settings_share_their_teachers_and_a_job_has_one_role():
             )
             assert {run.id for run in study.runs(again)} == set(job.runs)
             assert not report.whole(again)
+
+
+def test_one_seed_of_everything_is_a_part_of_the_whole():
+    """So that the seeds after the first train nothing again."""
+    whole, first = plan("fashion", notebooks=["05"]), plan("fashion", notebooks=["05"], seeds=[0])
+    jobs = {job.name: job for job in whole.jobs}
+    for job in first.jobs:
+        if job.runs:
+            assert (job.runs, job.params) == (jobs[job.name].runs, jobs[job.name].params)
+    assert {part.params.setting for part in first.parts} == {
+        part.params.setting for part in whole.parts
+    }
+
+
+def test_every_claim_of_the_study_has_five_seeds_in_the_plan():
+    """With both sides of the comparison, on Fashion-MNIST."""
+    claims, entries = published_claims.load_claims(), []
+    for run in plan("fashion", notebooks=["05"]).runs:
+        row = {"run": run.identity(), "labels": run.labels, "folder": run.folder}
+        row["metrics"] = {"test": {"acc": 0.9, "nll": 0.3}, "fidelity": {"centroid_probs": 0.1}}
+        entries.append(judging.Entry(judging.facts(row, "fashion"), (), row))
+    for claim in claims.of("multi_teacher"):
+        seeds = [
+            len(judging.seed_differences(group, claim.judged_by.metric)[0])
+            for group in judging.by_scale(entries, claim.judged_by)
+        ]
+        assert max(seeds) >= claims.seeds, claim.id
 
 
 def test_the_published_networks_and_recipe_are_those_of_the_params():
@@ -349,19 +400,37 @@ def test_the_history_has_fidelity_on_validation_and_the_weights_used(trained):
     assert np.argsort(used[0]).tolist() == np.argsort(val_nll)[::-1].tolist()
 
 
-def test_cached_and_live_teachers_give_the_same_training(trained, monkeypatch):
+@pytest.mark.parametrize("method", ["centroid", "camkd_pooled"])
+def test_cached_and_live_teachers_give_the_same_training(method, trained, monkeypatch):
     folder, small, rows = trained
     lab = kdlib.Lab.of(small, folder)
-    run = study.runs(small)[4]
+    (run,) = study.runs(small.model_copy(update={"methods": (method,), "roles": ("student",)}))
     networks = [lab.network(teacher) for teacher in run.teachers]
     data_of = lab.record(run), lab.selection(run)
     (cached,) = train.fit([run], *data_of, networks)
-    monkeypatch.setattr(objectives, "needs_taps", lambda run: True)
+    monkeypatch.setattr(objectives, "needs_live", lambda run: True)
     (live,) = train.fit([run], *data_of, networks)
     assert (cached.teacher_views, live.teacher_views) == ("cached", "live")
     for one, other in zip(cached.history, live.history, strict=True):
-        assert one["train"]["multi_kd"] == pytest.approx(other["train"]["multi_kd"], rel=1e-5)
-    assert json.loads(json.dumps(cached.history)) == row_of(rows, "centroid")["history"]
+        for term in run.objective:
+            assert one["train"][term] == pytest.approx(other["train"][term], rel=1e-5)
+            assert one["train"][term] > 0
+    if method == "centroid":
+        assert json.loads(json.dumps(cached.history)) == row_of(rows, "centroid")["history"]
+
+
+def test_kept_maps_are_those_of_the_students_that_read_them(trained):
+    """One cache serves a cohort: the logits once, a map for each stage and size asked for."""
+    folder, small, _ = trained
+    lab = kdlib.Lab.of(small, folder)
+    changes = {"methods": ("centroid", "camkd_pooled"), "roles": ("student",)}
+    changes["student_models"] = ("tiny_student", "micro_student")
+    runs = study.runs(small.model_copy(update=changes))
+    networks = [lab.network(teacher) for teacher in runs[0].teachers]
+    cohort = train.Cohort(runs, lab.record(runs[0]), lab.selection(runs[0]), networks, "cpu")
+    assert [one.cached for one in cohort.students] == [True] * 4
+    kept = {name: tuple(maps.shape[2:]) for name, maps in cohort.cached.kept[2].items()}
+    assert kept == {"logits": (), "last, at most 2x2": (2, 2), "last, at most 4x4": (4, 4)}
 
 
 def test_students_of_a_comparison_start_alike_and_resume_bit_for_bit(trained):

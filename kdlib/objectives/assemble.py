@@ -93,9 +93,12 @@ def taught_heads(run: Run, heads: Sequence[str]) -> list[str]:
     return [head for head in heads if head in taught]
 
 
-def needs_taps(run: Run) -> bool:
-    """Whether some term reads more of the teachers than their logits."""
-    return any(facts["teachers"] != 0 and not facts["logits_only"] for facts in _facts(run))
+def needs_live(run: Run) -> bool:
+    """Whether some term reads more of the teachers than may be cached."""
+    return any(
+        facts["teachers"] != 0 and not (facts["logits_only"] or facts["keeps_maps"])
+        for facts in _facts(run)
+    )
 
 
 def class_sets(run: Run, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:

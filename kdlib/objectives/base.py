@@ -57,6 +57,7 @@ def term(
     teachers: int | None = 1,
     version: int = 1,
     logits_only: bool = False,
+    keeps_maps: bool = False,
     side_heads: bool = False,
     taught_heads: Callable[..., Sequence[str]] = lambda heads, options: (),
     partial: bool = False,
@@ -67,11 +68,14 @@ def term(
     depends on the networks, and a `check` of its options against the data.
 
     teachers: how many it takes, None for any number from one, 0 for a term that reads none.
-    logits_only: of the teachers it reads nothing else, so they may be cached. side_heads: it needs
-    the student's. taught_heads: those of them, given their names and the term's options, that it
-    teaches to classify. partial: its teachers may know some of the student's classes only.
+    logits_only: of the teachers it reads nothing else, so they may be cached. keeps_maps: nothing
+    but logits and what the `keeps` of its module (hashable, with a `name`) make of a view, so that
+    may be cached, too. side_heads: it needs the student's. taught_heads: those of them, given their
+    names and the term's options, that it teaches to classify. partial: its teachers may know some
+    of the student's classes only.
     """
     facts = {"weight": weight, "label_weight": label_weight, "teachers": teachers}
-    facts |= {"logits_only": logits_only, "side_heads": side_heads, "partial": partial}
+    facts |= {"logits_only": logits_only, "keeps_maps": keeps_maps}
+    facts |= {"side_heads": side_heads, "partial": partial}
     facts["taught_heads"] = taught_heads
     return TERMS.register(name, version, **facts, scale=scale, check=check)

@@ -7,10 +7,12 @@ a sum of two terms: CAMKD is `multi_kd` + `hints`, see `kdlib.studies.multi_teac
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib.config import Positive
@@ -155,38 +157,54 @@ def tap(view: View, stage: str) -> Tensor:
     return view.features[name]
 
 
-@term("hints", weight=100.0, teachers=None)
+@dataclass(frozen=True)
+class PooledMap:
+    """What pooled hints read of a teacher, small enough to be kept of every training image: the map
+    of a stage, average-pooled to at most `size` (H, W). A map that is smaller stays as it is."""
+
+    stage: str
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """Under which a kept map stands among a view's `features`."""
+        return f"{self.stage}, at most {self.size[0]}x{self.size[1]}"
+
+    def __call__(self, view: View) -> Tensor:
+        """(B, C, h, w), in the dtype of the map."""
+        if self.name in view.features:
+            return view.features[self.name]
+        whole = tap(view, self.stage)
+        size = tuple(min(pair) for pair in zip(whole.shape[2:], self.size, strict=True))
+        if size == tuple(whole.shape[2:]):
+            return whole
+        return F.adaptive_avg_pool2d(whole.float(), size).to(whole.dtype)
+
+
 class Hints(nn.Module):
     """Feature maps of several teachers as hints, through regressors that train with the student.
 
-    stage: whose map, of student and teachers alike: a stage's name, "last" or "embedding".
-    weighting: as for `multi_kd`, or "feature_confidence", CA-MKD's: by the cross-entropy of each
-    teacher's own classifier on the regressed embedding, with its gradient (stage "embedding").
-    reduction: as for `multi_kd`; the published weight of 100 goes with "mean". first_epoch: the
-    loss counts from this epoch on, 1 is the first.
+    read: a teacher's view -> its map (B, C, H, W). weigh None: CA-MKD's weights, by the
+    cross-entropy of each teacher's own classifier on the regressed embedding, with its gradient.
     """
 
     def __init__(
         self,
         context: Context,
-        stage: str = LAST,
-        weighting: Weighting | Literal["feature_confidence"] = "batch_confidence",
-        reduction: Reduction = "mean",
-        norm: bool = False,
-        first_epoch: int = 1,
+        stage: str,
+        read: Callable[[View], Tensor],
+        weigh: Weigh | None,
+        reduction: Reduction,
+        norm: bool,
+        first_epoch: int,
     ):
         super().__init__()
-        if weighting == "feature_confidence" and stage != EMBEDDING:
-            raise ValueError(
-                f"hints: weighting {weighting!r} reads the teachers' classifiers, so stage must be "
-                f"{EMBEDDING!r}, got {stage!r}"
-            )
-        self.stage, self.first_epoch = stage, first_epoch
-        self.weigh = None if weighting == "feature_confidence" else weigher(context, weighting)
+        self.stage, self.read, self.weigh, self.first_epoch = stage, read, weigh, first_epoch
+        self.keeps = (read,) if isinstance(read, PooledMap) else ()
         self.share = _share(reduction, len(context.teachers))
         ours = tap(context.student, stage)
         self.regressors = nn.ModuleList(
-            Regressor(ours, tap(teacher, stage), norm) for teacher in context.teachers
+            Regressor(ours, read(teacher), norm) for teacher in context.teachers
         )
         self.weights = Weights(len(context.teachers))
 
@@ -196,7 +214,7 @@ class Hints(nn.Module):
         mapped = [regressor(ours) for regressor in self.regressors]
         weights = self._confidence(forward, mapped) if self.weigh is None else self._given(forward)
         self.weights.observe(weights)
-        loss = hint(mapped, [tap(view, self.stage) for view in forward.teachers], weights)
+        loss = hint(mapped, [self.read(view) for view in forward.teachers], weights)
         return self.share * loss * (forward.batch.clock.epoch + 1 >= self.first_epoch)
 
     def _given(self, forward: Forward) -> Tensor:
@@ -213,3 +231,50 @@ class Hints(nn.Module):
     def note(self) -> dict[str, list[float]]:
         """For the history: what the teachers counted since the last time."""
         return {"teacher_weights": self.weights.note()}
+
+
+@term("hints", weight=100.0, teachers=None)
+def hints(
+    context: Context,
+    stage: str = LAST,
+    weighting: Weighting | Literal["feature_confidence"] = "batch_confidence",
+    reduction: Reduction = "mean",
+    norm: bool = False,
+    first_epoch: int = 1,
+) -> Hints:
+    """Hints from the teachers' maps as they are, so from live teachers.
+
+    stage: whose map, of student and teachers alike: a stage's name, "last" or "embedding".
+    weighting: as for `multi_kd`, or "feature_confidence", CA-MKD's (stage "embedding").
+    reduction: as for `multi_kd`; the published weight of 100 goes with "mean". first_epoch: the
+    loss counts from this epoch on, 1 is the first.
+    """
+    if weighting == "feature_confidence" and stage != EMBEDDING:
+        raise ValueError(
+            f"hints: weighting {weighting!r} reads the teachers' classifiers, so stage must be "
+            f"{EMBEDDING!r}, got {stage!r}"
+        )
+    weigh = None if weighting == "feature_confidence" else weigher(context, weighting)
+    return Hints(context, stage, partial(tap, stage=stage), weigh, reduction, norm, first_epoch)
+
+
+@term("pooled_hints", weight=100.0, teachers=None, keeps_maps=True)
+def pooled_hints(
+    context: Context,
+    stage: str = LAST,
+    weighting: Weighting = "batch_confidence",
+    reduction: Reduction = "mean",
+    norm: bool = False,
+    first_epoch: int = 1,
+) -> Hints:
+    """Hints from the teachers' maps pooled to the student's size, where they are larger: another
+    loss than that of `hints` wherever one is, and one whose maps may be computed once.
+
+    Options as for `hints`. All maps of the training images take n_train * C * h * w numbers a
+    teacher (`PooledMap`), 2 bytes each in bf16.
+    """
+    if stage == EMBEDDING:
+        raise ValueError(f"pooled_hints.stage: {EMBEDDING!r} is no map to be pooled, use `hints`")
+    read = PooledMap(stage, tuple(tap(context.student, stage).shape[2:]))
+    weigh = weigher(context, weighting)
+    return Hints(context, stage, read, weigh, reduction, norm, first_epoch)

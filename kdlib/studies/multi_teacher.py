@@ -18,7 +18,7 @@ from kdlib.registry import STUDIES
 
 STEM = "05_multi_teacher_fidelity"
 CONTROL = "none"
-# One term each; alpha and beta are the weights of the terms `multi_kd` and `hints`.
+# One term each; alpha and beta are the weights of the terms `multi_kd` and (pooled) `hints`.
 OPTIONS: dict[str, dict[str, Any]] = {
     "centroid": {"of": "multi_kd"},  # the "vanilla" method: KD from the mean of the logits
     "centroid_probs": {"of": "multi_kd", "pool": "probs"},
@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "confident": {"of": "multi_kd", "pool": "losses", "weighting": "sample_confidence"},
     "val_confident": {"of": "multi_kd", "pool": "losses", "weighting": "val_confidence"},
     "camkd_hints": {"of": "hints", "weighting": "batch_confidence"},
+    "camkd_pooled_hints": {"of": "pooled_hints", "weighting": "batch_confidence"},
     "equal_hints": {"of": "hints", "weighting": "mean"},
     "ca_mkd_logits": {
         "of": "multi_kd", "weight": 1.0, "pool": "losses", "weighting": "sample_confidence",
@@ -39,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SUMS = {
     "camkd": "centroid+camkd_hints",  # the study's: the logits are not weighted
+    "camkd_pooled": "centroid+camkd_pooled_hints",  # maps at most as large as the student's
     "camkd_equal": "centroid+equal_hints",
     "ca_mkd": "ca_mkd_logits+ca_mkd_hints",  # the paper's, with its weights
 }
@@ -133,9 +135,11 @@ def _students(params: MultiTeacher, seed: int) -> list[Run]:
 
 def _objective(params: MultiTeacher, method: str, alpha: float) -> dict[str, dict[str, Any]]:
     """A method's terms with the study's weights, where `options` do not say otherwise."""
+    hints = {"weight": params.beta, "stage": params.hint_stage}
     study = {
         "multi_kd": {"weight": alpha, "temperature": params.kd_temperature},
-        "hints": {"weight": params.beta, "stage": params.hint_stage},
+        "hints": hints,
+        "pooled_hints": hints,
     }
     options, kept = dict(params.options), []
     for part in SUMS.get(method, method).split("+"):

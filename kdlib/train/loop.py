@@ -135,8 +135,11 @@ class Cohort:
             runs, record, self.stream.labels, counts, self.live, device, validation
         )
         if any(student.cached for student in self.students):
+            keeps = dict.fromkeys(
+                one for student in self.students if student.cached for one in student.keeps
+            )
             with self.autocast:
-                self.cached = CachedTeachers(self.live, images)
+                self.cached = CachedTeachers(self.live, images, keeps)
         self.optimizer = _optimizer(
             self.recipe, [one for student in self.students for one in student.parameters()]
         )
@@ -239,6 +242,6 @@ def _students(
             own = network.eval()(blank)
         sets = objectives.class_sets(run, record.classes)
         context = objectives.Context(own, views, labels, counts, run.seed, sets, validation)
-        cached = fixed and not objectives.needs_taps(run)
+        cached = fixed and not objectives.needs_live(run)
         students.append(Student(run, network.train(), context, device, cached))
     return students

@@ -1,6 +1,7 @@
 """One student of a cohort: its step, its record, its state between two epochs."""
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Progress:
 class Student:
     """A network, its objective, and what is known of it so far.
 
-    cached: whether its teachers' views are cached logits.
+    cached: whether its teachers' views are cached; keeps: what of them beside their logits.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Student:
         source = objectives.build_targets(run, context)
         self.source = source and source.to(device)
         self.cached = cached
+        kept = (getattr(term.loss, "keeps", ()) for term in self.terms.values())
+        self.keeps = tuple(itertools.chain(*kept))
         self.trained = Trained(run, network)
         self.validation = context.validation
         if run.teachers and len(run.objective) > 1:  # they may be there to be compared with only
