@@ -45,8 +45,9 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
             _say(f"{path} is damaged: its row states another sha256; the run is done again")
         if row is not None:
             (lost if damaged else found)[run.id] = row
-        lost = [store.path(run, "rows"), *damaged] if damaged else []
-        for path in [] if dry_run else [*lost, *_spoilt(store, run)]:
+        gone = [store.path(run, "rows"), *damaged] if damaged else []
+        gone += _spoilt(store, run)
+        for path in [] if dry_run else gone:
             path.unlink()
     old = {run for run, row in found.items() if row["evaluation"] != evaluate.VERSION}
     try:

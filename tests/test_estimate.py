@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from kdlib import Lab, Params, estimate, grid
+from kdlib import Lab, Params, costs, estimate, grid
 from kdlib.config import Recipe
 from kdlib.plan import Job, Part, Plan
 from kdlib.train.loop import kept_threads
 
-COST = estimate.Cost(
+COST = costs.Cost(
     setup=1.0, step=0.1, probed=0.3, look=0.2, end=2.0, common=3.0, batch=0.05,
     shared=300.0, own=10.0, steps_an_epoch=7,
 )  # fmt: skip
@@ -35,15 +35,15 @@ def test_the_time_of_a_run(students):
 
 
 def test_runs_of_a_kind_share_a_measurement_and_kinds_of_a_place_a_process(students):
-    ce, bs = map(estimate.kind, students)
+    ce, bs = map(costs.kind, students)
     assert ce == bs  # the label loss costs nothing
     others = [{"mixup": [True]}, {"kd_methods": ["crd"]}, {"kd_methods": ["pskd"]}]
     for changes in others[:2]:
         (run,) = grid.student_runs(Params(**TINY | changes, student_losses=["ce"]))
-        assert estimate.kind(run) != ce
-        assert estimate.kind(run)[estimate.PLACE] == ce[estimate.PLACE]
+        assert costs.kind(run) != ce
+        assert costs.kind(run)[costs.PLACE] == ce[costs.PLACE]
     (alone,) = grid.student_runs(Params(**TINY | others[2], student_losses=["ce"]))
-    assert estimate.kind(alone)[estimate.PLACE] != ce[estimate.PLACE]  # it has no teacher
+    assert costs.kind(alone)[costs.PLACE] != ce[costs.PLACE]  # it has no teacher
 
 
 def test_the_wall_time_respects_needs_and_cores():
@@ -99,11 +99,11 @@ def test_a_set_that_is_not_here_is_noise_of_its_shape(tmp_path):
     (run,) = grid.student_runs(params)
     lab = Lab.of(params, tmp_path)
     lab.record = lambda run: (_ for _ in ()).throw(OSError("no network"))
-    record, selection = estimate._data(lab, run)
+    record, selection = costs._data(lab, run)
     assert record.train_images.shape == (60_000, 28, 28, 1)
     assert sum(selection.class_counts) == 54_000
     with pytest.raises(OSError, match="no network"):
-        estimate._data(lab, run.model_copy(update={"data": "mine"}))
+        costs._data(lab, run.model_copy(update={"data": "mine"}))
 
 
 def test_measured_against_a_real_cohort(tmp_path):
@@ -113,10 +113,10 @@ def test_measured_against_a_real_cohort(tmp_path):
         student_losses=["ce", "bs"], options={"crd": {"negatives": 64}},
     )  # fmt: skip
     students = grid.student_runs(params)
-    asked = {estimate.kind(run): (run, params) for run in students}
+    asked = {costs.kind(run): (run, params) for run in students}
     with kept_threads(1):
-        costs, (passed, counted) = estimate._costs(asked)
-    own = [costs[estimate.kind(run)] for run in students]
+        found, (passed, counted) = costs._costs(asked)
+    own = [found[costs.kind(run)] for run in students]
     foreseen = max(cost.together(run) for cost, run in zip(own, students, strict=True))
     foreseen += sum(cost.alone(run) for cost, run in zip(own, students, strict=True))
     lab = Lab.of(params, tmp_path)
@@ -132,9 +132,9 @@ def test_measured_against_a_real_cohort(tmp_path):
 @pytest.mark.slow
 def test_measured_in_processes_of_their_own(students):
     params = Params(**TINY, epochs=4, student_losses=["ce", "bs"])
-    asked = {estimate.kind(run): (run, params) for run in [*students, students[0].teachers[0]]}
-    costs, start = estimate.measure(asked, 2)
-    assert costs.keys() == asked.keys()
+    asked = {costs.kind(run): (run, params) for run in [*students, students[0].teachers[0]]}
+    found, start = costs.measure(asked, 2)
+    assert found.keys() == asked.keys()
     assert start > 1  # a kernel and torch
-    assert min(cost.step for cost in costs.values()) > 0
-    assert estimate.measure({}, 1)[0] == {}
+    assert min(cost.step for cost in found.values()) > 0
+    assert costs.measure({}, 1)[0] == {}

@@ -41,7 +41,8 @@ ORDER = [
     {"report"},
     {"plan"},
     {"runnb", "tune"},
-    {"estimate", "survey"},
+    {"costs", "survey"},
+    {"estimate"},
     {"batch"},
     {"__main__"},
 ]
