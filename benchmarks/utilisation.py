@@ -25,7 +25,7 @@ def row(options: Any, model: str, precision: str, record: data.ImageSet) -> dict
     )  # fmt: skip
     cohort = Cohort(runs, record, common.whole(record), (), options.device)
     with FlopCounterMode(display=False) as counter:
-        cohort.step(next(cohort.stream.epoch(1, 3)))
+        cohort.step(next(cohort.stream.draws(1, 3)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     steps, rates = [], []
     for _ in range(options.repeats):

@@ -1,6 +1,6 @@
 """Batches on the device: order, crop, flip and mixup as indexing, a function of (seed, epoch)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdlib import seeding
 from kdlib.config import Augment
-from kdlib.types import Batch, Clock, Mix
+from kdlib.types import Batch, Clock, Draw, Mix
 
 
 def crop_flip(
@@ -59,7 +59,12 @@ class Stream:
         self.steps = len(labels) // batch_size
 
     def epoch(self, epoch: int, epochs: int) -> Iterator[Batch]:
-        """The batches of one epoch; all randomness is drawn before the first."""
+        """The batches of one epoch."""
+        return map(self.batch, self.draws(epoch, epochs))
+
+    def draws(self, epoch: int, epochs: int) -> Iterator[Draw]:
+        """What makes the batches of one epoch; all of it is drawn, and on the device, before the
+        first."""
         device, count = self.padded.device, self.steps * self.batch_size
         shape = (self.steps, self.batch_size)
         order = torch.randperm(len(self.labels), generator=self._draws("order", epoch))
@@ -68,27 +73,31 @@ class Stream:
         reach = 2 * self.augment.crop + 1
         offsets = torch.randint(reach, (*shape, 2), generator=draws).to(device)
         flips = (torch.rand(shape, generator=draws) < 0.5 * self.augment.flip).to(device)
-        mixes = self._mixes(epoch)
+        partners, lams = self._mixes(epoch)
         for step in range(self.steps):
-            images = crop_flip(
-                self.padded, rows[step], offsets[step], flips[step], self.image_size
-            ).float()
-            images, mix = images / 255, mixes[step]
-            targets, unmixed, clock = self.labels[rows[step]], None, Clock(epoch, epochs, step)
-            if mix is not None:
-                unmixed, images = images, mixup(images, mix)
-                targets = mixup(self.one_hot[rows[step]], mix)
-            yield Batch(images, targets, rows[step], clock, mix, unmixed)
+            own = rows[step], offsets[step], flips[step], partners[step], lams[step]
+            yield Draw(*own, Clock(epoch, epochs, step))
+
+    def batch(self, draw: Draw) -> Batch:
+        """The batch that was drawn."""
+        where = draw.rows, draw.offsets, draw.flips
+        images = crop_flip(self.padded, *where, self.image_size).float() / 255
+        targets, mix, unmixed = self.labels[draw.rows], None, None
+        if draw.lam is not None:
+            mix = Mix(draw.partners, draw.lam)
+            unmixed, images = images, mixup(images, mix)
+            targets = mixup(self.one_hot[draw.rows], mix)
+        return Batch(images, targets, draw.rows, draw.clock, mix, unmixed)
 
     def _draws(self, purpose: str, epoch: int) -> torch.Generator:
         return seeding.generator(self.seed, purpose, epoch)
 
-    def _mixes(self, epoch: int) -> list[Mix | None]:
+    def _mixes(self, epoch: int) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Partners (steps, B) and lams (steps,); None for each step without mixup."""
         if not self.mixup_alpha:
-            return [None] * self.steps
+            return [None] * self.steps, [None] * self.steps
         device, alpha = self.padded.device, self.mixup_alpha
         shares = seeding.numpy_generator(self.seed, "mixup", epoch).beta(alpha, alpha, self.steps)
         lams = torch.tensor(shares, dtype=torch.float32, device=device)
         keys = torch.rand(self.steps, self.batch_size, generator=self._draws("partners", epoch))
-        partners = keys.argsort(1).to(device)
-        return [Mix(*pair) for pair in zip(partners, lams, strict=True)]
+        return keys.argsort(1).to(device), lams

@@ -177,7 +177,7 @@ class _Bench:
             started = self.clock()
             cohort = self.cohort(self.run, size)
             seconds.append(self.clock() - started)
-            cohort.step(next(cohort.stream.epoch(0, cohort.recipe.epochs)))
+            cohort.step(next(cohort.stream.draws(0, cohort.recipe.epochs)))
             self.measured(*self._noted(self.run, cohort))
             memory.append(_peak_mb(self.device))
         setup, own = max(0.0, seconds[2] - seconds[1]), memory[2] - memory[1]
@@ -203,9 +203,10 @@ class _Bench:
         batch, views = shared()
         found = {"batch": self._mean(shared, BRIEF)}
         cohort.live = _Shown(cohort.live.networks, views)  # what is left is the student's own
-        first = next(cohort.stream.epoch(0, epochs))
+        cohort.stream.batch = lambda draw: batch
+        first, usual = (next(cohort.stream.draws(epoch, epochs)) for epoch in (0, 1))
         found["probed"] = self._mean(lambda: cohort.step(first), BRIEF)
-        found["step"] = self._mean(lambda: cohort.step(batch), WINDOW)
+        found["step"] = self._mean(lambda: cohort.step(usual), WINDOW)
         return found | self._evaluation(run, cohort)
 
     def _evaluation(self, run: Run, cohort: train.Cohort) -> dict[str, float]:

@@ -22,9 +22,9 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def generator(seed: int, purpose: str, *counters: int, device: str = "cpu") -> torch.Generator:
-    """A torch generator for one purpose. A CPU generator draws the same on any machine."""
-    return torch.Generator(device).manual_seed(derive(seed, purpose, *counters))
+def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """A torch generator for one purpose, on the CPU: it draws the same on any machine."""
+    return torch.Generator().manual_seed(derive(seed, purpose, *counters))
 
 
 def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:

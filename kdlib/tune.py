@@ -58,9 +58,9 @@ def step_seconds(cohort: Cohort, steps: int, watch: Stopwatch) -> float:
     """Seconds a step of a cohort, in epochs without probes. ValueError for an epoch of no step."""
     if not cohort.stream.steps:
         raise ValueError(f"batch_size {cohort.recipe.batch_size} exceeds the training images")
-    epochs = (cohort.stream.epoch(1, cohort.recipe.epochs) for _ in count())
-    for batch in watch.batches(chain.from_iterable(epochs), steps):
-        cohort.step(batch)
+    epochs = (cohort.stream.draws(1, cohort.recipe.epochs) for _ in count())
+    for draw in watch.batches(chain.from_iterable(epochs), steps):
+        cohort.step(draw)
     return watch.seconds
 
 

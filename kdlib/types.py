@@ -6,6 +6,7 @@ an embedding. All records are frozen: a room hands on a new record, it never edi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +18,21 @@ class Clock:
     epoch: int
     epochs: int
     step: int
+
+
+class Draw(NamedTuple):
+    """What was drawn for a batch before its step, all of it on the device.
+
+    rows: (B,) int64, as in `Batch`. offsets: (B, 2) int64, top and left of each crop. flips: (B,)
+    bool. partners, lam: of its `Mix`, None without one.
+    """
+
+    rows: Tensor
+    offsets: Tensor
+    flips: Tensor
+    partners: Tensor | None
+    lam: Tensor | None
+    clock: Clock | None
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,15 @@ class Batch:
     targets: (B,) int64 class indices, or (B, K) probabilities when the batch was mixed.
     rows: (B,) int64 positions 0..n_train-1 in the training set used, never positions in the
         original data set.
+    clock: None in a step that a GPU will replay (`kdlib.train.graphs`); what depends on it belongs
+        into a term's `tick`.
     mix, unmixed: how the batch was mixed and the images before that, None where it was not.
     """
 
     images: Tensor
     targets: Tensor
     rows: Tensor
-    clock: Clock
+    clock: Clock | None
     mix: Mix | None = None
     unmixed: Tensor | None = None
 

@@ -51,16 +51,17 @@ def test_the_plain_loop_and_ours_start_from_the_same_loss(options):
     cohort = train.Cohort(runs, record, selection, shared, "cpu")
     (student,) = cohort.students
     student.cached = False
-    batch = next(cohort.stream.epoch(1, 3))
+    draw = next(cohort.stream.draws(1, 3))
+    batch = cohort.stream.batch(draw)
     initial = {name: value.clone() for name, value in student.network.state_dict().items()}
-    cohort.step(batch)
+    cohort.step(draw)
     ours = student.trained.network.state_dict()
 
     network = train.build_network(runs[0], record)
     network.load_state_dict(initial)
     rate = torch.optim.SGD
     torch.optim.SGD = lambda weights, **given: rate(
-        weights, **given | {"lr": cohort.optimizer.param_groups[0]["lr"], "nesterov": True}
+        weights, **given | {"lr": cohort.lr.item(), "nesterov": True}
     )
     try:
         plain.loop(network, shared, [(batch.images, batch.targets)], "cpu")

@@ -271,6 +271,17 @@ def test_a_rule_is_its_literal_version(rule, batch):
     assert loss.item() == pytest.approx(0.7 * 16 * terms.sum(1).mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["mean", "published"])
+def test_a_label_that_no_teacher_knows_is_refused_before_training(rule, batch):
+    (run,) = study.student_runs(params(methods=[rule]))
+    whole = context(batch)
+    few = dataclasses.replace(whole, class_sets=whole.class_sets[:1] * len(whole.class_sets))
+    with pytest.raises(
+        ValueError, match=r"labels must be classes in 0\.\.9 that a teacher owns, got"
+    ):
+        objectives.build(run, few)
+
+
 def test_restricted_kd_is_its_literal_version(batch):
     total = 0.0
     for known, view in zip(SETS.values(), batch.teachers, strict=True):

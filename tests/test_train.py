@@ -229,7 +229,7 @@ def test_lam_one_is_no_mixup():
 
 def test_mixup_shares_follow_their_law():
     _, _, made = stream(alpha=0.5, count=16000)
-    lams = torch.stack([mix.lam for mix in made._mixes(0)])
+    lams = torch.stack([draw.lam for draw in made.draws(0, 1)])
     assert lams.mean().item() == pytest.approx(0.5, abs=0.04)
     assert lams.var().item() == pytest.approx(1 / 8, abs=0.015)  # of Beta(1/2, 1/2)
 

@@ -105,6 +105,14 @@ def fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
+def share(name: str, value: float | Tensor) -> None:
+    """A number in [0, 1], or a floating-point () tensor, whose value is not looked at."""
+    if isinstance(value, Tensor):
+        floats(name, value)
+    else:
+        fraction(name, value)
+
+
 def count(name: str, value: int) -> None:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, Integral):

@@ -61,8 +61,10 @@ class CRD(nn.Module):
         negatives: Tensor | None = None,
         mix: tuple[Tensor, Tensor | float] | None = None,
         generator: torch.Generator | None = None,
+        later: bool = False,
     ) -> Tensor:
-        """The loss (); in training mode then moves each embedding's row in its own bank.
+        """The loss (); in training mode then moves each embedding's row in its own bank, or, with
+        `later`, leaves that to `settle`.
 
         student (B, student_dim), teacher (B, teacher_dim), no gradient reaches the latter; indices
         (B,) distinct rows 0..num_train-1. negatives (B, N) rows, repeats allowed; by default
@@ -90,17 +92,22 @@ class CRD(nn.Module):
             v_teacher = _embed(self.project_teacher, teacher)
             loss = self._contrast(v_student, v_teacher, rows, weights)
         if self.training:
-            self._remember(v_student.detach(), v_teacher.detach(), positives, weights)
+            self._moves = self._moved(v_student.detach(), v_teacher.detach(), positives, weights)
+            if not later:  # new banks instead of changed ones: the backward pass needs the old
+                for name, (rows, moved) in self._moves.items():
+                    setattr(self, name, getattr(self, name).index_copy(0, rows, moved))
         return loss
+
+    def settle(self) -> None:
+        """Move the rows of the last `forward(later=True)` in place, after its backward pass."""
+        for name, (rows, moved) in self._moves.items():
+            getattr(self, name).index_copy_(0, rows, moved)
 
     def _mix(self, mix: tuple[Tensor, Tensor | float], batch: int) -> tuple[Tensor, Tensor]:
         """The permutation, and the weights (2,) of an image's two positives."""
         permutation, lam = checks.sequence("mix", mix, 2)
         permutation = checks.integers("mix[0]", permutation, batch)
-        if isinstance(lam, Tensor):
-            checks.floats("mix[1]", lam)
-        else:
-            checks.fraction("mix[1]", lam)
+        checks.share("mix[1]", lam)
         lam = self.log_z.new_zeros(()).add_(lam)  # neither a number nor a tensor makes a GPU wait
         return permutation, torch.stack([lam, 1 - lam])
 
@@ -121,23 +128,24 @@ class CRD(nn.Module):
         mean = mean - math.log(len(rows) * (1 + num_negatives))
         log_z = torch.where(self.log_z.isinf(), math.log(num_train) + mean, self.log_z)
         if self.training:
-            self.log_z = log_z
+            self.log_z.copy_(log_z)
         logits = scores - log_z[:, None, None] - math.log(num_negatives / num_train)
         positives, negatives = logits.split([num_positives, num_negatives], dim=2)
         losses = (weights * F.logsigmoid(positives)).sum(2) + F.logsigmoid(-negatives).sum(2)
         return -losses.mean(1).sum()
 
     @torch.no_grad()
-    def _remember(
+    def _moved(
         self, v_student: Tensor, v_teacher: Tensor, positives: Tensor, weights: Tensor
-    ) -> None:
-        """New banks instead of changed ones: the backward pass still needs the old."""
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Bank -> rows (B,) and what stands there next (B, feature_dim)."""
         rows = torch.where(weights[0] >= 0.5, positives[:, 0], positives[:, -1])
         step = (1 - self.momentum) * weights.max()
-        for name, v in (("student_bank", v_student), ("teacher_bank", v_teacher)):
-            bank = getattr(self, name)
-            moved = F.normalize(torch.lerp(bank[rows], v, step))
-            setattr(self, name, bank.index_copy(0, rows, moved))
+        own = {"student_bank": v_student, "teacher_bank": v_teacher}
+        return {
+            name: (rows, F.normalize(torch.lerp(getattr(self, name)[rows], v, step)))
+            for name, v in own.items()
+        }
 
 
 def _embed(project: nn.Linear, embedding: Tensor) -> Tensor:

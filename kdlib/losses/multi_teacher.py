@@ -12,6 +12,8 @@ from kdlib.losses.distill import kd, kd_probs
 from kdlib.losses.label import cross_entropies
 from kdlib.registry import suggest
 
+ClassSet = Sequence[int] | Tensor  # a teacher's classes, in the order of its logits
+
 
 def camkd_weights(teacher_logits: Tensor, targets: Tensor, per_sample: bool = True) -> Tensor:
     """Weights of M teachers by their cross-entropy (CA-MKD, Zhang et al., ICASSP 2022, sec. 2.1).
@@ -139,7 +141,7 @@ RULES = {
 
 def consensus_targets(
     teacher_logits: Sequence[Tensor],
-    class_sets: Sequence[Sequence[int]],
+    class_sets: Sequence[ClassSet],
     num_classes: int,
     labels: Tensor | None = None,
     temperature: float = 1.0,
@@ -158,7 +160,8 @@ def consensus_targets(
 
     Values are checked, which stalls a GPU: logits that are not finite, labels out of range or
     owned by no teacher, and classes repeated or out of range are ValueErrors; an unknown rule is a
-    LookupError, a rule that does not fit the presence of labels a ValueError.
+    LookupError, a rule that does not fit the presence of labels a ValueError. Where the class sets
+    are int64 tensors on the logits' device, no value is looked at.
 
     >>> teachers = [torch.zeros(1, 2), torch.zeros(1, 2)]
     >>> consensus_targets(teachers, [[0, 1], [1, 2]], 3, labels=torch.tensor([1]))
@@ -177,7 +180,7 @@ def consensus_targets(
 
 def published_consensus(
     teacher_logits: Sequence[Tensor],
-    class_sets: Sequence[Sequence[int]],
+    class_sets: Sequence[ClassSet],
     num_classes: int,
     labels: Tensor,
     temperature: float = 1.0,
@@ -192,7 +195,7 @@ def published_consensus(
 @torch.no_grad()
 def _pool(
     teacher_logits: Sequence[Tensor],
-    class_sets: Sequence[Sequence[int]],
+    class_sets: Sequence[ClassSet],
     num_classes: int,
     labels: Tensor | None,
     temperature: float,
@@ -202,55 +205,72 @@ def _pool(
     checks.count("num_classes", num_classes)
     checks.positive("temperature", temperature)
     teachers = _restricted(teacher_logits, class_sets, num_classes)
+    if rule.labelled:
+        labels = checks.integers("labels", labels, len(teachers[0]))
+    if not isinstance(class_sets[0], Tensor):
+        _check_values(teachers, class_sets, num_classes, labels)
+    total = teachers[0].new_zeros(len(teachers[0]), num_classes)
+    owners = torch.zeros_like(total)
+    for logits, classes in zip(teachers, class_sets, strict=True):
+        speaks, index = torch.ones_like(logits[:, :1]), _index(classes, total.device)
+        if rule.labelled:
+            speaks = logits.new_zeros(num_classes).index_fill(0, index, 1.0)[labels][:, None]
+        weight = speaks * logits.softmax(1).amax(1, keepdim=True) if rule.confident else speaks
+        total[:, index] += weight * (logits / temperature).softmax(1)
+        owners[:, index] += speaks
+    return total / owners.clamp(min=1) if rule.per_class else total
+
+
+def _index(classes: ClassSet, device: torch.device) -> Tensor:
+    fixed = isinstance(classes, Tensor)
+    return classes if fixed else torch.tensor(list(classes), device=device)
+
+
+def _check_values(
+    teachers: Sequence[Tensor],
+    class_sets: Sequence[Sequence[int]],
+    num_classes: int,
+    labels: Tensor | None,
+) -> None:
     for i, logits in enumerate(teachers):
         if not logits.isfinite().all():
             wrong = logits[~logits.isfinite()][0]
             raise ValueError(f"teacher_logits[{i}] must be finite, got {wrong}")
-    if rule.labelled:
-        labels = _owned(labels, len(teachers[0]), class_sets, num_classes)
-    total = teachers[0].new_zeros(len(teachers[0]), num_classes)
-    owners = torch.zeros_like(total)
-    for logits, classes in zip(teachers, map(list, class_sets), strict=True):
-        speaks = torch.ones_like(logits[:, :1])
-        if rule.labelled:
-            speaks = torch.isin(labels, labels.new_tensor(classes))[:, None].to(logits.dtype)
-        weight = speaks * logits.softmax(1).amax(1, keepdim=True) if rule.confident else speaks
-        total[:, classes] += weight * (logits / temperature).softmax(1)
-        owners[:, classes] += speaks
-    return total / owners.clamp(min=1) if rule.per_class else total
+    if labels is not None:
+        check_owned(labels, class_sets, num_classes)
 
 
 def _restricted(
-    teacher_logits: Sequence[Tensor], class_sets: Sequence[Sequence[int]], num_classes: int
+    teacher_logits: Sequence[Tensor], class_sets: Sequence[ClassSet], num_classes: int
 ) -> list[Tensor]:
-    """The teachers' checked logits, (B, K_i) for a checked set of K_i classes each."""
+    """The teachers' checked logits, (B, K_i) for a set of K_i classes each, checked if a list."""
     checks.sequence("teacher_logits", teacher_logits)
     checks.sequence("class_sets", class_sets, len(teacher_logits))
     teachers: list[Tensor] = []
     for i, (logits, classes) in enumerate(zip(teacher_logits, class_sets, strict=True)):
-        checks.sequence(f"class_sets[{i}]", classes)
-        known = all(isinstance(c, Integral) and 0 <= c < num_classes for c in classes)
-        if not known or len(set(classes)) < len(classes):
-            expected = f"distinct classes in 0..{num_classes - 1}"
-            raise ValueError(f"class_sets[{i}] must hold {expected}, got {classes}")
+        if not isinstance(classes, Tensor):
+            checks.sequence(f"class_sets[{i}]", classes)
+            known = all(isinstance(c, Integral) and 0 <= c < num_classes for c in classes)
+            if not known or len(set(classes)) < len(classes):
+                expected = f"distinct classes in 0..{num_classes - 1}"
+                raise ValueError(f"class_sets[{i}] must hold {expected}, got {classes}")
         batch = len(teachers[0]) if teachers else "B"
         teachers.append(checks.floats(f"teacher_logits[{i}]", logits, batch, len(classes)))
     return teachers
 
 
-def _owned(labels: Tensor, batch: int, class_sets: Sequence[Sequence[int]], classes: int) -> Tensor:
-    labels = checks.integers("labels", labels, batch)
+def check_owned(labels: Tensor, class_sets: Sequence[Sequence[int]], classes: int) -> None:
+    """ValueError for a label that none of the class sets has."""
     stray = sorted(set(labels.tolist()) - {c for owned in class_sets for c in owned})
     if stray:
         known = f"classes in 0..{classes - 1} that a teacher owns"
         raise ValueError(f"labels must be {known}, got {stray[0]}")
-    return labels
 
 
 def restricted_kd(
     student_logits: Tensor,
     teacher_logits: Sequence[Tensor],
-    class_sets: Sequence[Sequence[int]],
+    class_sets: Sequence[ClassSet],
     temperature: float,
 ) -> Tensor:
     """T^2 * mean over teachers of KL(teacher i || student among the classes of teacher i).
@@ -261,7 +281,7 @@ def restricted_kd(
     student = checks.floats("student_logits", student_logits, "B", "K")
     teachers = _restricted(teacher_logits, class_sets, student.shape[1])
     losses = [
-        kd(student[:, list(classes)], logits, temperature)
+        kd(student[:, _index(classes, student.device)], logits, temperature)
         for logits, classes in zip(teachers, class_sets, strict=True)
     ]
     return torch.stack(losses).mean()

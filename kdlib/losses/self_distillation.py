@@ -10,18 +10,19 @@ from kdlib.losses.distill import kd
 from kdlib.losses.label import soft_cross_entropy
 
 
-def pskd_targets(one_hot: Tensor, previous_probs: Tensor, alpha: float) -> Tensor:
+def pskd_targets(one_hot: Tensor, previous_probs: Tensor, alpha: float | Tensor) -> Tensor:
     """Targets of PS-KD: (1 - alpha) * one_hot + alpha * previous_probs (Kim et al. 2021, sec. 3).
 
     one_hot: (B, K) of any dtype, mixed labels too. previous_probs: (B, K), what the student said
-    of these images one epoch ago. alpha: in [0, 1]. No gradient flows back.
+    of these images one epoch ago. alpha: in [0, 1], a number or a () tensor. No gradient flows
+    back.
 
     >>> pskd_targets(torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.5]]), alpha=0.4)
     tensor([[0.8000, 0.2000]])
     """
     previous = checks.floats("previous_probs", previous_probs, "B", "K").detach()
     labels = checks.shaped("one_hot", one_hot, *previous.shape).detach().to(previous.dtype)
-    checks.fraction("alpha", alpha)
+    checks.share("alpha", alpha)
     return torch.lerp(labels, previous, alpha)
 
 

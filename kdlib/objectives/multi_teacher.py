@@ -21,7 +21,7 @@ from kdlib.losses.label import cross_entropies
 from kdlib.losses.multi_teacher import confidence, hint, pooled_kd, ranked_weights
 from kdlib.models import conv_norm
 from kdlib.objectives.base import Context, term
-from kdlib.types import Forward, View
+from kdlib.types import Clock, Forward, View
 
 LAST, EMBEDDING = "last", "embedding"
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -188,6 +188,8 @@ class Hints(nn.Module):
     cross-entropy of each teacher's own classifier on the regressed embedding, with its gradient.
     """
 
+    counts: Tensor
+
     def __init__(
         self,
         context: Context,
@@ -201,6 +203,7 @@ class Hints(nn.Module):
         super().__init__()
         self.stage, self.read, self.weigh, self.first_epoch = stage, read, weigh, first_epoch
         self.keeps = (read,) if isinstance(read, PooledMap) else ()
+        self.register_buffer("counts", torch.ones(()), persistent=False)
         self.share = _share(reduction, len(context.teachers))
         ours = tap(context.student, stage)
         self.regressors = nn.ModuleList(
@@ -208,14 +211,20 @@ class Hints(nn.Module):
         )
         self.weights = Weights(len(context.teachers))
 
+    def tick(self, clock: Clock) -> None:
+        """Whether the loss counts in this epoch."""
+        self.counts.fill_(clock.epoch + 1 >= self.first_epoch)
+
     def forward(self, forward: Forward) -> Tensor:
         """The loss of a batch, 0 before its first epoch."""
+        if forward.batch.clock:
+            self.tick(forward.batch.clock)
         ours = tap(forward.student, self.stage).float()
         mapped = [regressor(ours) for regressor in self.regressors]
         weights = self._confidence(forward, mapped) if self.weigh is None else self._given(forward)
         self.weights.observe(weights)
         loss = hint(mapped, [self.read(view) for view in forward.teachers], weights)
-        return self.share * loss * (forward.batch.clock.epoch + 1 >= self.first_epoch)
+        return self.share * loss * self.counts
 
     def _given(self, forward: Forward) -> Tensor:
         teachers = torch.stack([view.logits for view in forward.teachers])

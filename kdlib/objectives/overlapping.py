@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from kdlib import losses
 from kdlib.config import Positive
+from kdlib.losses.multi_teacher import ClassSet, check_owned
 from kdlib.objectives.base import Context, term
 from kdlib.types import Forward
 
@@ -17,7 +19,7 @@ LABELLED = ("mean", "per_class", "confidence", "published")
 def consensus(
     rule: str,
     teacher_logits: Sequence[Tensor],
-    class_sets: Sequence[Sequence[int]],
+    class_sets: Sequence[ClassSet],
     num_classes: int,
     labels: Tensor,
     temperature: float,
@@ -29,6 +31,11 @@ def consensus(
     if rule == "published":
         return losses.published_consensus(*sets, labels, temperature)
     return losses.consensus_targets(*sets, labels if rule in LABELLED else None, temperature, rule)
+
+
+def _on_device(context: Context) -> list[Tensor]:
+    """The class sets as tensors beside the labels: an index from the CPU makes a GPU wait."""
+    return [torch.tensor(classes, device=context.labels.device) for classes in context.class_sets]
 
 
 @term("consensus", 0.9, label_weight=0.1, teachers=None, logits_only=True, partial=True)
@@ -44,7 +51,9 @@ class ConsensusTerm(nn.Module):
     def __init__(self, context: Context, rule: Rule = "mean", temperature: Positive = 4.0):
         super().__init__()
         self.rule, self.temperature = rule, temperature
-        self.class_sets, self.num_classes = context.class_sets, context.student.logits.shape[1]
+        self.class_sets, self.num_classes = _on_device(context), context.student.logits.shape[1]
+        if rule in LABELLED:
+            check_owned(context.labels, context.class_sets, self.num_classes)
         self.register_buffer("labels", context.labels, persistent=False)
 
     def forward(self, forward: Forward) -> Tensor:
@@ -67,11 +76,10 @@ class ConsensusTerm(nn.Module):
 def restricted_kd(context: Context, temperature: Positive = 4.0) -> Callable:
     """Each teacher is matched by the student's distribution among that teacher's classes, on every
     image and without labels (cf. Vongkulbhisal et al., CVPR 2019)."""
+    class_sets = _on_device(context)
 
     def loss(forward: Forward) -> Tensor:
         teachers = [view.logits for view in forward.teachers]
-        return losses.restricted_kd(
-            forward.student.logits, teachers, context.class_sets, temperature
-        )
+        return losses.restricted_kd(forward.student.logits, teachers, class_sets, temperature)
 
     return loss

@@ -11,7 +11,7 @@ from kdlib import losses
 from kdlib.config import Count, NonNegative, Positive, Share
 from kdlib.objectives.base import Context, term
 from kdlib.registry import TARGETS
-from kdlib.types import Batch, Forward, View
+from kdlib.types import Batch, Clock, Forward, View
 
 
 def _from_first(heads: Sequence[str], options: Mapping[str, Any]) -> Sequence[str]:
@@ -70,22 +70,29 @@ class ProgressiveTargets(nn.Module):
     """
 
     memory: Tensor
+    share: Tensor
 
     def __init__(self, context: Context, alpha: Share = 0.8):
         super().__init__()
         self.alpha = alpha
         classes = len(context.class_counts)
         self.register_buffer("memory", F.one_hot(context.labels, classes).float())
+        self.register_buffer("share", torch.zeros(()), persistent=False)
+
+    def tick(self, clock: Clock) -> None:
+        """The share of the past in this epoch."""
+        self.share.fill_(self.alpha * (clock.epoch + 1) / clock.epochs)
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, K) targets."""
-        memory, mix, clock = self.memory[batch.rows], batch.mix, batch.clock
-        targets = batch.targets
+        if batch.clock:
+            self.tick(batch.clock)
+        memory, mix, targets = self.memory[batch.rows], batch.mix, batch.targets
         if mix is None:
             targets = F.one_hot(targets, memory.shape[1])
         else:
             memory = mix.lam * memory + (1 - mix.lam) * memory[mix.permutation]
-        return losses.pskd_targets(targets, memory, self.alpha * (clock.epoch + 1) / clock.epochs)
+        return losses.pskd_targets(targets, memory, self.share)
 
     @torch.no_grad()
     def observe(self, batch: Batch, network: nn.Module, view: View) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kdlib import losses, seeding
 from kdlib.config import Count, Fraction, Positive
 from kdlib.objectives.base import Context, term
 from kdlib.registry import LABEL_LOSSES
-from kdlib.types import Forward
+from kdlib.types import Clock, Forward
 
 
 @LABEL_LOSSES.register("ce")
@@ -106,6 +107,7 @@ class ContrastiveTerm(nn.Module):
     ):
         super().__init__()
         self.seed = context.seed
+        self.generator = torch.Generator(context.labels.device)
         self.crd = losses.CRD(
             context.student.embedding.shape[1],
             context.teacher.embedding.shape[1],
@@ -117,15 +119,24 @@ class ContrastiveTerm(nn.Module):
             labels=context.labels,
         )
 
+    def tick(self, clock: Clock) -> None:
+        """Seed the negatives of a step."""
+        self.generator.manual_seed(seeding.derive(self.seed, "negatives", clock.epoch, clock.step))
+
+    def settle(self) -> None:
+        """Move the banks on."""
+        self.crd.settle()
+
     def forward(self, forward: Forward) -> Tensor:
-        """The loss of a batch; the banks move on."""
+        """The loss of a batch."""
         batch = forward.batch
-        clock, device = batch.clock, batch.images.device.type
-        draws = seeding.generator(self.seed, "negatives", clock.epoch, clock.step, device=device)
+        if batch.clock:
+            self.tick(batch.clock)
         return self.crd(
             forward.student.embedding,
             forward.teacher.embedding,
             batch.rows,
             mix=(batch.mix.permutation, batch.mix.lam) if batch.mix else None,
-            generator=draws,
+            generator=self.generator,
+            later=True,
         )

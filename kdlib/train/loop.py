@@ -17,7 +17,7 @@ from kdlib.data import ImageSet, Selection
 from kdlib.teachers import CachedTeachers, FrozenTeachers
 from kdlib.train.networks import build_network, predict
 from kdlib.train.student import Progress, Student, Trained, restore, save
-from kdlib.types import Batch
+from kdlib.types import Batch, Draw
 
 VERSION = 1  # of the loop, the stream and the recipe: raise it when a change moves numbers
 PROBED_BATCHES = 5
@@ -54,8 +54,8 @@ def kept_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], lr: Tensor) -> torch.optim.Optimizer:
+    common = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, **common)
     nesterov = recipe.momentum > 0
@@ -140,9 +140,11 @@ class Cohort:
             )
             with self.autocast:
                 self.cached = CachedTeachers(self.live, images, keeps)
-        self.optimizer = _optimizer(
-            self.recipe, [one for student in self.students for one in student.parameters()]
-        )
+        weights = [one for student in self.students for one in student.parameters()]
+        # A tensor instead of Python's number; fused CUDA kernels take floats, on a CPU doubles.
+        width = torch.float64 if device == "cpu" else torch.float32
+        self.lr = torch.zeros((), dtype=width, device=device)
+        self.optimizer = _optimizer(self.recipe, weights, self.lr)
 
     def _validation(self) -> tuple[Tensor, Tensor]:
         """The teachers' logits on the validation images (M, N, K), and the labels (N,)."""
@@ -153,8 +155,8 @@ class Cohort:
         """The epochs that are left."""
         kept = time.perf_counter()
         while self.epoch < self.recipe.epochs:
-            for batch in self.stream.epoch(self.epoch, self.recipe.epochs):
-                self.step(batch)
+            for draw in self.stream.draws(self.epoch, self.recipe.epochs):
+                self.step(draw)
             self.epoch += 1
             self._end_epoch()
             if keep and time.perf_counter() - kept >= keep_seconds:
@@ -162,11 +164,16 @@ class Cohort:
                     keep(student.trained.run, progress)
                 kept = time.perf_counter()
 
-    def step(self, batch: Batch) -> None:
+    def step(self, draw: Draw) -> None:
         """One step of every student."""
-        clock = batch.clock
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, clock.epoch + clock.step / self.stream.steps)
+        clock = draw.clock
+        self.lr.fill_(learning_rate(self.recipe, clock.epoch + clock.step / self.stream.steps))
+        probed = clock.step < PROBED_BATCHES and clock.epoch in (0, self.recipe.epochs - 1)
+        self._step(draw, probed)
+
+    def _step(self, draw: Draw, probed: bool) -> None:
+        """All of a step that happens on the device."""
+        batch = self.stream.batch(draw)
         with self.autocast:
             live = () if all(one.cached for one in self.students) else self.live(batch)
             cached = self.cached(batch) if any(one.cached for one in self.students) else ()
@@ -174,13 +181,15 @@ class Cohort:
             student.loss(batch, cached if student.cached else live, self.autocast)
             for student in self.students
         )
-        if clock.step < PROBED_BATCHES and clock.epoch in (0, self.recipe.epochs - 1):
+        if probed:
             for student in self.students:
                 student.probe()
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        for student in self.students:
+            student.settle()
 
     def _end_epoch(self) -> None:
         epoch, recipe = self.epoch, self.recipe

@@ -76,12 +76,19 @@ class Student:
         self.trained.weights = {name: term.weight for name, term in self.terms.items()}
         self.network = torch.compile(network) if run.compile else network
         self.losses: dict[str, Tensor] = {}
-        self.totals: dict[str, Tensor] = {}
+        self.totals = {name: torch.zeros((), device=device) for name in self.terms}
         self.shares: list[Tensor] = []
+        self._parts = [*(term.loss for term in self.terms.values()), self.source]
 
     def parameters(self) -> list[nn.Parameter]:
         """All that is optimised."""
         return [*self.trained.network.parameters(), *self.terms.parameters()]
+
+    def settle(self) -> None:
+        """What waits for the backward pass."""
+        for part in self._parts:
+            if hasattr(part, "settle"):
+                part.settle()
 
     def loss(self, batch: Batch, shared: tuple[View, ...], autocast: Any) -> Tensor:
         """The objective on one batch; its parts stay in `losses`."""
@@ -93,7 +100,7 @@ class Student:
         forward = Forward(batch, targets, view, shared)
         self.losses = {name: term(forward) for name, term in self.terms.items()}
         for name, value in self.losses.items():
-            self.totals[name] = self.totals.get(name, 0) + value.detach()
+            self.totals[name] += value.detach()
         if self.source:
             with autocast:
                 self.source.observe(batch, self.trained.network, view)
@@ -119,7 +126,8 @@ class Student:
     def end_epoch(self, epoch: int, steps: int) -> dict[str, float]:
         """The epoch's mean of each term; one that is not finite is noted as the run's failure."""
         means = {name: total.item() / steps for name, total in self.totals.items()}
-        self.totals = {}
+        for total in self.totals.values():
+            total.zero_()
         broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         if broken and not self.trained.failure:
             self.trained.failure = f"{', '.join(broken)} was not finite in epoch {epoch}"

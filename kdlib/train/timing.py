@@ -81,8 +81,8 @@ class _Lane:
     def round(self, clock: Callable[[], float]) -> float:
         """Seconds of a step. Epoch 1 of 0, 1, 2, ...: the first and the last are probed."""
         started = clock()
-        for batch in self.cohort.stream.epoch(1, self.run.recipe.epochs):
-            self.cohort.step(batch)
+        for draw in self.cohort.stream.draws(1, self.run.recipe.epochs):
+            self.cohort.step(draw)
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return (clock() - started) / self.cohort.stream.steps

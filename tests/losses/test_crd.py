@@ -128,6 +128,25 @@ def test_eval_changes_nothing_and_training_moves_the_rows_of_the_batch(crd):
         torch.testing.assert_close(bank.norm(dim=1), torch.ones(N, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("mix", [None, (torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor(0.4))])
+def test_banks_that_move_later_move_alike_and_in_place(crd, mix):
+    twin, places = copy.deepcopy(crd), [buffer.data_ptr() for buffer in crd.buffers()]
+    for seed in (0, 1):
+        s, t, indices, negatives = batch(seed)
+        before = crd.student_bank.clone()
+        value = crd(s, t, indices, negatives, mix=mix, later=True)
+        assert torch.equal(crd.student_bank, before)
+        value.backward()
+        crd.settle()
+        twin(s, t, indices, negatives, mix=mix).backward()
+        assert not torch.equal(crd.student_bank, before)
+    for name, buffer in crd.state_dict().items():
+        assert torch.equal(buffer, twin.state_dict()[name]), name
+    for one, other in zip(crd.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert places == [buffer.data_ptr() for buffer in crd.buffers()]
+
+
 def test_state_dict_resumes(crd):
     s, t, indices, negatives = batch()
     crd(s, t, indices, negatives)

@@ -80,6 +80,19 @@ def test_consensus_equals_the_rule(rule, temperature, teachers):
         assert torch.equal(q, consensus_targets(teachers, SETS, 6, labels, temperature))
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_class_sets_as_tensors_give_the_same_unchecked(rule, teachers):
+    labels, sets = LABELS if RULES[rule] else None, [torch.tensor(one) for one in SETS]
+    lists = consensus_targets(teachers, SETS, 6, labels, 2.0, rule)
+    assert torch.equal(lists, consensus_targets(teachers, sets, 6, labels, 2.0, rule))
+    s = randn(8, 6)
+    assert torch.equal(restricted_kd(s, teachers, SETS, 2.0), restricted_kd(s, teachers, sets, 2.0))
+    broken = [teachers[0] * torch.nan, *teachers[1:]]
+    with pytest.raises(ValueError, match="must be finite"):
+        consensus_targets(broken, SETS, 6, labels, 2.0, rule)
+    assert not consensus_targets(broken, sets, 6, labels, 2.0, rule).isfinite().all()
+
+
 def test_published_consensus_sums_to_more_than_one_where_teachers_share_a_class(teachers):
     q = published_consensus(teachers, SETS, 6, LABELS, 2.0)
     slow = literal_consensus(teachers, "per_class", 2.0, normalise=False)

@@ -21,6 +21,11 @@ def test_pskd_targets():
     assert torch.equal(pskd_targets(one_hot, probs, 0), one_hot.float())
     assert torch.equal(pskd_targets(one_hot, probs, 1), probs)
     assert pskd_targets(one_hot, probs.bfloat16(), 0.5).dtype == torch.float32
+    for alpha in (0.0, 0.3, 0.8, 1.0):
+        number, tensor = (pskd_targets(one_hot, probs, one) for one in (alpha, torch.tensor(alpha)))
+        assert torch.equal(number, tensor)
+    with pytest.raises(TypeError, match="alpha must be floating point"):
+        pskd_targets(one_hot, probs, torch.tensor(1))
 
 
 @pytest.fixture
