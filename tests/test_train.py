@@ -55,6 +55,16 @@ def test_runs_of_two_streams_are_no_cohort(digits):
         train.fit(runs, *digits)
 
 
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "adam", "lr": 1e-3}], ids=["sgd", "adam"])
+def test_going_on_leaves_the_progress_it_was_given_as_it_was(digits, optimizer):
+    params = Params(kd_methods=["none"], **BASE | {"student_losses": ["ce"]} | optimizer)
+    (run,), kept = grid.student_runs(params), []
+    train.fit([run], *digits, keep=lambda run, progress: kept.append(progress))
+    before = {name: value.clone() for name, value in kept[0].tensors.items()}
+    train.fit([run], *digits, resume=kept[:1])
+    assert same(kept[0].tensors, before)
+
+
 def test_a_loss_that_is_not_finite_is_noted_and_harms_no_other(digits):
     runs = grid.student_runs(Params(kd_methods=["none", "kd"], **BASE))
     (teacher,) = grid.teacher_runs(Params(**BASE))

@@ -211,8 +211,8 @@ def restore(student: Student, optimizer: torch.optim.Optimizer, progress: Progre
         state = {}
         for name, value in part(f"optimizer.{place}").items():
             # Fused kernels walk the memory of both: the state takes the parameter's format.
-            like = torch.empty_like(parameter) if value.shape == parameter.shape else value
-            state[name] = like.copy_(value)
+            like = parameter if value.shape == parameter.shape else value
+            state[name] = torch.empty_like(like, device=parameter.device).copy_(value)
         if state:
             optimizer.state[parameter] = state
     for name in _FACTS:
