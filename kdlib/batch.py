@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from kdlib import estimate, lock, runnb
 from kdlib.config import fingerprint
-from kdlib.pipeline import resolve_device
+from kdlib.device import resolve_device
 from kdlib.plan import ROOT, Job, Plan, plan
 from kdlib.registry import suggest
 from kdlib.store import REASONS, write_atomic

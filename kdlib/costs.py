@@ -179,7 +179,7 @@ class _Bench:
             seconds.append(self.clock() - started)
             cohort.step(next(cohort.stream.draws(0, cohort.recipe.epochs)))
             self.measured(*self._noted(self.run, cohort))
-            memory.append(_peak_mb(self.device))
+            memory.append(peak_memory_mb(self.device))
         setup, own = max(0.0, seconds[2] - seconds[1]), memory[2] - memory[1]
         return {
             "setup": setup, "common": max(0.0, seconds[1] - setup), "own": own,
@@ -274,10 +274,6 @@ class _Shown:
 
     def __call__(self, batch: Batch) -> tuple[View, ...]:
         return self.views
-
-
-def _peak_mb(device: str) -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak_memory_mb()
 
 
 def _data(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:

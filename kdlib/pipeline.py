@@ -17,6 +17,7 @@ import torch
 from kdlib import evaluate, models, objectives, train
 from kdlib.config import Execution, Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, image_selection, image_set
+from kdlib.device import check_precision, set_up_device
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
 
@@ -46,9 +47,7 @@ class Lab:
     ):
         self.store = Store(out_dir)
         self.execution = execution or Execution()
-        self.device = resolve_device(self.execution.device)
-        if self.device == "cuda":
-            torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 is fp32, not TF32
+        self.device = set_up_device(self.execution.device, self.execution.deterministic)
         self.data_dir, self.trust_data = data_dir, trust_data
         self._views: dict[tuple, evaluate.TeacherViews] = {}  # of the last teachers pooled
 
@@ -221,7 +220,7 @@ class Lab:
         }
         if run.classes:
             row["confusion"] = evaluate.confusion(found)
-        timing = {"seconds": trained.seconds, "peak_memory_mb": peak_memory_mb()}
+        timing = {"seconds": trained.seconds, "peak_memory_mb": peak_memory_mb(self.device)}
         self.store.write_json(run, "timings", {"id": run.id, **timing})
         return self.store.write(run, row, trained.network.state_dict(), found)
 
@@ -314,22 +313,6 @@ def _load_given(network: torch.nn.Module, state: dict[str, Any], where: str) -> 
         parts = [f"lacks {lacking[:3]}"] * bool(lacking) + [f"has {unknown[:3]}"] * bool(unknown)
         raise ValueError(f"{where}: it {' and '.join(parts + sorted(shapes)[:3])}")
     network.load_state_dict(own | state)
-
-
-def resolve_device(name: str) -> str:
-    """cuda or cpu, "auto" the better one that is here; another or an absent one is a ValueError."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device must be auto, cpu or cuda and exist here, got {name!r}")
-    return name
-
-
-def check_precision(precision: str, device: str) -> None:
-    """bf16 on a GPU that only emulates it is slow (pytorch#148322): ValueError naming fp16."""
-    if precision == "bf16" and device == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise ValueError("precision bf16 is only emulated by this GPU, use fp16 or fp32")
 
 
 def flags(trained: train.Trained) -> list[str]:

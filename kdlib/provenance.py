@@ -29,8 +29,10 @@ def data_facts(record: ImageSet, selection: Selection) -> dict[str, Any]:
     }
 
 
-def peak_memory_mb() -> float:
-    """The largest resident size of this process so far."""
+def peak_memory_mb(device: str = "cpu") -> float:
+    """The largest resident size of this process so far, or what it held at most on a GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -47,11 +49,12 @@ def _git(*arguments: str) -> str:
 def provenance(device: str, execution: Execution) -> dict[str, Any]:
     """Which code, on what, with which versions."""
     own = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parent.parent)
+    keys = ("threads", "deterministic") if device == "cuda" else ("threads",)
     return {
         "commit": _git("rev-parse", "HEAD") if own else "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if own else None,
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
-        "threads": execution.threads,
+        **{key: getattr(execution, key) for key in keys},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -23,7 +23,10 @@ class FrozenTeachers:
 
     def __init__(self, networks: Sequence[nn.Module] = (), device: str = "cpu"):
         self.device = device
-        self.networks = [models.fold_batchnorm(network).to(device) for network in networks]
+        # cuDNN would bring the weights into this format in each step; a CPU does not care.
+        layout = torch.preserve_format if device == "cpu" else torch.channels_last
+        folded = [models.fold_batchnorm(network) for network in networks]
+        self.networks = [network.to(device, memory_format=layout) for network in folded]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[View, ...]:

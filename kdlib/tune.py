@@ -17,7 +17,8 @@ from torch import nn
 
 from kdlib.config import Execution, Run, by_stream
 from kdlib.data import ImageSet, Selection
-from kdlib.pipeline import Lab, check_precision
+from kdlib.device import check_precision
+from kdlib.pipeline import Lab
 from kdlib.plan import plan
 from kdlib.train import Cohort, build_network
 

@@ -340,11 +340,6 @@ def test_measure_names_what_validation_lacks():
     )
 
 
-def test_an_unknown_device_is_refused():
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda and exist here"):
-        pipeline.resolve_device("gpu")
-
-
 def test_a_stored_run_can_be_measured_again(tmp_path, monkeypatch):
     def chosen_early(*arguments, **options):
         (trained,) = fit(*arguments, **options)

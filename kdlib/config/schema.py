@@ -122,6 +122,7 @@ class Given(Strict):
 class Execution(Strict):
     """Where and how fast: `threads` a job, precision, compile, students trained side by side.
 
+    deterministic: a GPU repeats itself bit for bit, more slowly.
     checkpoint_seconds: how much training a kill may cost; at the end of an epoch, a run's progress
     is stored where the last time is longer ago than this.
     """
@@ -130,6 +131,7 @@ class Execution(Strict):
     threads: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    deterministic: bool = False
     cohort_size: Count = 32
     checkpoint_seconds: NonNegative = 60
 
