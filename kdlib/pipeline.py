@@ -75,6 +75,8 @@ class Lab:
             counts = torch.as_tensor(selection.class_counts)
             objectives.check(run, record, labels, counts)
             check_precision(run.precision, self.device)
+            if self.execution.cuda_graphs and run.recipe:
+                train.check_replay(run, record, self.device)
             if run.given:
                 self._given_network(run)
             if run.pretrained:  # they may have to be fetched
@@ -170,6 +172,7 @@ class Lab:
         trained = train.fit(
             runs, record, selection, teachers, self.device, self.execution.threads,
             resume=resume, keep=keep, keep_seconds=self.execution.checkpoint_seconds,
+            cuda_graphs=self.execution.cuda_graphs,
         )  # fmt: skip
         failures = []
         for one in trained:

@@ -49,7 +49,7 @@ def _git(*arguments: str) -> str:
 def provenance(device: str, execution: Execution) -> dict[str, Any]:
     """Which code, on what, with which versions."""
     own = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parent.parent)
-    keys = ("threads", "deterministic") if device == "cuda" else ("threads",)
+    keys = ("threads", "cuda_graphs", "deterministic") if device == "cuda" else ("threads",)
     return {
         "commit": _git("rev-parse", "HEAD") if own else "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if own else None,

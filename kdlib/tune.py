@@ -20,7 +20,7 @@ from kdlib.data import ImageSet, Selection
 from kdlib.device import check_precision
 from kdlib.pipeline import Lab
 from kdlib.plan import plan
-from kdlib.train import Cohort, build_network
+from kdlib.train import Cohort, build_network, check_replay
 
 WARM = 2  # steps at the start of a measurement that do not count: memory, and what compiles
 COHORTS = (1, 4, 8, 16)
@@ -60,7 +60,10 @@ def step_seconds(cohort: Cohort, steps: int, watch: Stopwatch) -> float:
     if not cohort.stream.steps:
         raise ValueError(f"batch_size {cohort.recipe.batch_size} exceeds the training images")
     epochs = (cohort.stream.draws(1, cohort.recipe.epochs) for _ in count())
-    for draw in watch.batches(chain.from_iterable(epochs), steps):
+    draws = chain.from_iterable(epochs)
+    for draw in islice(draws, cohort.lead):
+        cohort.step(draw)
+    for draw in watch.batches(draws, steps):
         cohort.step(draw)
     return watch.seconds
 
@@ -104,7 +107,11 @@ class Case:
         found: dict[str, dict[str, Any]] = {"as it is": {}}
         for precision in {"fp32", "bf16"} - {own.precision}:
             found[f"precision: {precision}"] = {"precision": precision}
-        found[f"compile: {str(not own.compile).lower()}"] = {"compile": not own.compile}
+        if not own.cuda_graphs:
+            found[f"compile: {str(not own.compile).lower()}"] = {"compile": not own.compile}
+        if self._replayable():
+            other = not own.cuda_graphs
+            found[f"cuda_graphs: {str(other).lower()}"] = {"cuda_graphs": other}
         if os.cpu_count() > 1:
             other = 2 if own.threads == 1 else 1
             found[f"threads: {other}"] = {"threads": other}
@@ -114,6 +121,15 @@ class Case:
             if size <= len(self.runs) and size != usual:
                 found[f"cohort_size: {size}"] = {"cohort_size": size}
         return found
+
+    def _replayable(self) -> bool:
+        try:
+            Execution(**self.execution.model_dump() | {"cuda_graphs": True})
+            for run in self.runs:
+                check_replay(run, self.record, self.device)
+        except ValueError:
+            return False
+        return True
 
     def seconds(self, keys: Mapping[str, Any], meet: Callable[[], Any] = lambda: None) -> float:
         """Seconds a student and step; `meet` is called when the timing is about to begin."""
@@ -125,7 +141,10 @@ class Case:
         before = torch.get_num_threads()
         torch.set_num_threads(options["threads"])
         try:
-            cohort = Cohort(runs, self.record, self.selection, self.teachers(), self.device)
+            cohort = Cohort(
+                runs, self.record, self.selection, self.teachers(), self.device,
+                options["cuda_graphs"],
+            )  # fmt: skip
             meet()
             return step_seconds(cohort, self.steps, Stopwatch(self.device)) / len(runs)
         finally:

@@ -110,10 +110,14 @@ def test_an_id_is_what_decides_the_numbers_and_nothing_else():
 
     base = {"student_losses": ["ce"], "teacher_losses": ["ce"], "mixup": False}
     before = ids(**base)
-    assert (
-        ids(**base, threads=4, device="cpu", cohort_size=1, deterministic=True, setting="x")
-        == before
-    )
+    how = {
+        "threads": 4,
+        "device": "cpu",
+        "cohort_size": 1,
+        "cuda_graphs": True,
+        "deterministic": True,
+    }
+    assert ids(**base, **how, setting="x") == before
     assert not set(ids(**base, weight_decay=1e-3).values()) & set(before.values())
     changed = ids(**base, options={"rkd": {"angle": 10}})
     assert {name for name in before if changed[name] != before[name]} == {"rkd"}

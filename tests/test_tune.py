@@ -30,6 +30,24 @@ def test_alternatives_are_what_differs_from_the_file():
     assert "compile: false" in case(compile=True).alternatives()
 
 
+def on_a_gpu(**changes):
+    found = case(**changes)
+    found.device = "cuda"
+    return found
+
+
+def test_replayed_steps_are_an_alternative_on_a_gpu_alone():
+    assert on_a_gpu().alternatives()["cuda_graphs: true"] == {"cuda_graphs": True}
+    assert not any("cuda_graphs" in name for name in case().alternatives())
+    there = on_a_gpu(cuda_graphs=True).alternatives()
+    assert there["cuda_graphs: false"] == {"cuda_graphs": False}
+    assert "compile: true" not in there  # they exclude each other
+    assert "cuda_graphs: true" not in on_a_gpu(compile=True).alternatives()
+    dropout = on_a_gpu()
+    dropout.runs = [run.model_copy(update={"model": "student"}) for run in dropout.runs]
+    assert "cuda_graphs: true" not in dropout.alternatives()
+
+
 @pytest.mark.parametrize("keys", [{}, {"precision": "bf16"}, {"cohort_size": 1}])
 def test_a_case_is_timed_with_the_keys_it_is_given(keys):
     assert 0 < case().measure(keys) < 60

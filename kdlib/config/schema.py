@@ -122,18 +122,25 @@ class Given(Strict):
 class Execution(Strict):
     """Where and how fast: `threads` a job, precision, compile, students trained side by side.
 
-    deterministic: a GPU repeats itself bit for bit, more slowly.
-    checkpoint_seconds: how much training a kill may cost; at the end of an epoch, a run's progress
-    is stored where the last time is longer ago than this.
+    cuda_graphs: a GPU replays the step of a cohort. deterministic: it repeats itself bit for bit.
+    checkpoint_seconds: how much training a kill may cost, where epochs are shorter than that.
     """
 
     device: str = "auto"
     threads: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    cuda_graphs: bool = False
     deterministic: bool = False
     cohort_size: Count = 32
     checkpoint_seconds: NonNegative = 60
+
+    @model_validator(mode="after")
+    def _replayable(self) -> Self:
+        if self.cuda_graphs and (self.compile or self.precision == "fp16"):
+            other = "compile: true" if self.compile else "precision: fp16"
+            raise ValueError(f"cuda_graphs does not go with {other}")
+        return self
 
 
 class Run(Strict):

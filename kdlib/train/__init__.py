@@ -4,6 +4,7 @@
 cohort ends as it would alone, and one that was interrupted as if it had not been.
 """
 
+from kdlib.train.graphs import check_replay
 from kdlib.train.loop import VERSION, Cohort, fit, learning_rate
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
@@ -16,6 +17,7 @@ __all__ = [
     "Progress",
     "Trained",
     "build_network",
+    "check_replay",
     "clock_of",
     "fit",
     "learning_rate",

@@ -15,6 +15,7 @@ from kdlib.augment import Stream
 from kdlib.config import Augment, Recipe, Run
 from kdlib.data import ImageSet, Selection
 from kdlib.teachers import CachedTeachers, FrozenTeachers
+from kdlib.train.graphs import WARM_STEPS, Gpu, Replayed, check_replay
 from kdlib.train.networks import build_network, predict
 from kdlib.train.student import Progress, Student, Trained, restore, save
 from kdlib.types import Batch, Draw
@@ -54,10 +55,14 @@ def kept_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], lr: Tensor) -> torch.optim.Optimizer:
+def _optimizer(
+    recipe: Recipe, parameters: list[nn.Parameter], lr: Tensor, cuda_graphs: bool
+) -> torch.optim.Optimizer:
     common = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, **common)
+        adam = torch.optim.Adam(parameters, capturable=cuda_graphs, **common)
+        adam._warned_capturable_if_run_uncaptured = True  # its first steps do run uncaptured
+        return adam
     nesterov = recipe.momentum > 0
     return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
 
@@ -72,13 +77,14 @@ def fit(
     resume: Sequence[Progress] = (),
     keep: Keep | None = None,
     keep_seconds: float = 0.0,
+    cuda_graphs: bool = False,
 ) -> list[Trained]:
     """Train a cohort: runs of one stream (same data, seed, recipe, teachers), each with its own
     model and objective. `teachers` are the trained networks of the runs' teachers, in their order.
 
     resume: where each run stands, all after the same epoch; it ends as if it had never been
     interrupted. keep: called with each run and its progress at the end of an epoch, at most every
-    `keep_seconds`.
+    `keep_seconds`. cuda_graphs: the GPU replays the step (`kdlib.train.graphs`).
 
     Returns one `Trained` a run, in order; a run whose loss stopped being finite says so in
     `failure`, the others are not touched by it. ValueError when the runs do not share a stream, or
@@ -91,7 +97,7 @@ def fit(
     if len({progress.facts["epoch"] for progress in resume}) > 1:
         raise ValueError("resume: the runs of a cohort must stand after the same epoch")
     with kept_threads(threads):
-        cohort = Cohort(runs, record, selection, teachers, device)
+        cohort = Cohort(runs, record, selection, teachers, device, cuda_graphs)
         if resume:
             cohort.restore(resume)
         cohort.train(keep, keep_seconds)
@@ -108,6 +114,7 @@ class Cohort:
         selection: Selection,
         teachers: Sequence[nn.Module],
         device: str,
+        cuda_graphs: bool = False,
     ):
         first, indices = runs[0], selection.train_indices
         self.recipe, self.epoch, self.started, self.before = (
@@ -141,10 +148,31 @@ class Cohort:
             with self.autocast:
                 self.cached = CachedTeachers(self.live, images, keeps)
         weights = [one for student in self.students for one in student.parameters()]
-        # A tensor instead of Python's number; fused CUDA kernels take floats, on a CPU doubles.
+        # A tensor, for a replayed step to read: fused CUDA kernels take floats, on a CPU doubles.
         width = torch.float64 if device == "cpu" else torch.float32
         self.lr = torch.zeros((), dtype=width, device=device)
-        self.optimizer = _optimizer(self.recipe, weights, self.lr)
+        self.optimizer = _optimizer(self.recipe, weights, self.lr, cuda_graphs)
+        self.replayed = self._replayed(record, device) if cuda_graphs else None
+
+    @property
+    def lead(self) -> int:
+        """Steps that take longer than those after them: of a graph's warm-up and capture."""
+        return WARM_STEPS + 1 if self.replayed else 0
+
+    def _replayed(self, record: ImageSet, device: str) -> Replayed:
+        for student in self.students:
+            check_replay(student.trained.run, record, device)
+        drawn = [one for student in self.students for one in student.generators()]
+        return Replayed(self._step, self._storage, drawn, Gpu())
+
+    def _storage(self) -> dict[str, int]:
+        """Where in memory lies what a step changes, by name."""
+        return {
+            f"{student.trained.run.id}, {part}.{name}": tensor.data_ptr()
+            for student in self.students
+            for part, module in student.modules().items()
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
 
     def _validation(self) -> tuple[Tensor, Tensor]:
         """The teachers' logits on the validation images (M, N, K), and the labels (N,)."""
@@ -168,8 +196,11 @@ class Cohort:
         """One step of every student."""
         clock = draw.clock
         self.lr.fill_(learning_rate(self.recipe, clock.epoch + clock.step / self.stream.steps))
+        if self.replayed:
+            for student in self.students:
+                student.tick(clock)
         probed = clock.step < PROBED_BATCHES and clock.epoch in (0, self.recipe.epochs - 1)
-        self._step(draw, probed)
+        (self.replayed or self._step)(draw, probed)
 
     def _step(self, draw: Draw, probed: bool) -> None:
         """All of a step that happens on the device."""
@@ -218,6 +249,8 @@ class Cohort:
         """Go on from there."""
         for student, progress in zip(self.students, resume, strict=True):
             restore(student, self.optimizer, progress)
+        if self.replayed:
+            self.replayed.reset()
         self.scaler.load_state_dict(resume[0].facts["scaler"])
         self.epoch = resume[0].facts["epoch"]
         self.before = max(progress.facts["seconds"] for progress in resume)
@@ -225,6 +258,7 @@ class Cohort:
     def finish(self) -> list[Trained]:
         """The trained networks in eval mode and the plain memory format: one that is read from a
         checkpoint has it, and each format rounds its way."""
+        self.replayed = None  # its memory would wait for the garbage collector
         for student in self.students:
             student.trained.network.eval().to(memory_format=torch.contiguous_format)
             student.trained.seconds = self._seconds()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdlib import metrics, objectives, seeding
 from kdlib.config import Run
 from kdlib.train.networks import predict
-from kdlib.types import Batch, Forward, View
+from kdlib.types import Batch, Clock, Forward, View
 
 
 @dataclass
@@ -84,6 +84,16 @@ class Student:
         """All that is optimised."""
         return [*self.trained.network.parameters(), *self.terms.parameters()]
 
+    def generators(self) -> list[torch.Generator]:
+        """All that a step draws from."""
+        return [part.generator for part in self._parts if hasattr(part, "generator")]
+
+    def tick(self, clock: Clock) -> None:
+        """What a replayed step needs of the clock, before it."""
+        for part in self._parts:
+            if hasattr(part, "tick"):
+                part.tick(clock)
+
     def settle(self) -> None:
         """What waits for the backward pass."""
         for part in self._parts:
@@ -92,8 +102,8 @@ class Student:
 
     def loss(self, batch: Batch, shared: tuple[View, ...], autocast: Any) -> Tensor:
         """The objective on one batch; its parts stay in `losses`."""
-        clock = batch.clock
-        seeding.seed_global(self.trained.run.seed, "dropout", clock.epoch, clock.step)
+        if clock := batch.clock:
+            seeding.seed_global(self.trained.run.seed, "dropout", clock.epoch, clock.step)
         with autocast:
             view = self.network(batch.images)
         targets = self.source(batch) if self.source else batch.targets
