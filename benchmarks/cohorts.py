@@ -1,8 +1,12 @@
 """Time a student and step, the teacher's share included, for cohorts of 1, 4, 8 and 16.
 
-`python -m benchmarks.cohorts`: KD on CIFAR-100 from one frozen teacher.
+`python -m benchmarks.cohorts`: KD on CIFAR-100 from one frozen teacher. With `--cuda-graphs` each
+size twice, as it is and replayed; gains are over one student as it is.
 """
 
+import argparse
+import functools
+import itertools
 import statistics
 from typing import Any
 
@@ -26,21 +30,25 @@ def rows(options: Any, pair: str, record: data.ImageSet) -> list[dict[str, Any]]
     )  # fmt: skip
     shared, selection = common.networks(runs, record), common.whole(record)
 
-    def one(size: int) -> float:
-        return common.cohort_step(runs[:size], record, selection, shared, options=options) / size
+    def one(replayed: bool, size: int) -> float:
+        how = argparse.Namespace(**vars(options) | {"cuda_graphs": replayed})
+        return common.cohort_step(runs[:size], record, selection, shared, options=how) / size
 
+    replayed = (False, True) if options.cuda_graphs else (False,)
+    cases = itertools.product(replayed, options.sizes)
     seconds = common.interleaved(
-        {str(size): lambda size=size: one(size) for size in options.sizes}, options.repeats
+        {case: functools.partial(one, *case) for case in cases}, options.repeats
     )
     return [
         {
             "pair": pair,
             "precision": options.precision,
-            "cohort": int(size),
+            "cohort": size,
+            **({"cuda_graphs": str(replayed).lower()} if options.cuda_graphs else {}),
             "ms a student and step": 1000 * statistics.median(times),
-            "gain over one": common.ratio(seconds["1"], times),
+            "gain over one": common.ratio(seconds[False, 1], times),
         }
-        for size, times in seconds.items()
+        for (replayed, size), times in seconds.items()
     ]
 
 

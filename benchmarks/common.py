@@ -20,6 +20,7 @@ from torch import nn
 from kdlib import data, grid, train, tune
 from kdlib.config import Params, Run
 from kdlib.data import ImageSet, Selection
+from kdlib.device import set_up_device
 
 HERE = Path(__file__).parent
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -33,6 +34,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, default=defaults.get("steps", 5))
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options.add_argument("--cuda-graphs", action="store_true", help="kdlib's steps are replayed")
     options.add_argument(
         "--clock", default="wall", choices=CLOCKS,
         help="cpu: seconds of this process, for a machine that others use, too",
@@ -43,9 +45,10 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
 
 
 def parsed(options: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; torch is told its threads."""
+    """The command line; torch is told its threads, a GPU to compute fp32 in fp32."""
     found = options.parse_args()
     torch.set_num_threads(found.threads)
+    set_up_device(found.device)
     return found
 
 
@@ -63,7 +66,8 @@ def cohort_step(
     options: argparse.Namespace,
 ) -> float:
     """Seconds a step of a cohort in kdlib's loop."""
-    cohort = train.Cohort(runs, record, selection, teachers, options.device)
+    where = options.device, options.cuda_graphs
+    cohort = train.Cohort(runs, record, selection, teachers, *where)
     return tune.step_seconds(cohort, options.steps, watch(options))
 
 
@@ -99,8 +103,9 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def matmul_rate(dtype: torch.dtype, device: str, size: int = 1024) -> float:
+def matmul_rate(dtype: torch.dtype, device: str, size: int | None = None) -> float:
     """FLOP/s of a square matrix product, the best of ten: what the machine can do, now."""
+    size = size or {"cpu": 1024, "cuda": 8192}[device]  # a smaller one leaves a GPU idle
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(10):
@@ -138,6 +143,7 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], options: argparse.Namespa
     result = {
         "machine": machine(options.device, options.threads),
         "clock": options.clock,
+        **({"cuda_graphs": True} if options.cuda_graphs else {}),
         "repeats": options.repeats,
         "steps": options.steps,
         "rows": list(rows),

@@ -67,7 +67,8 @@ def _facts(results: list[dict]) -> str:
     for result in results:
         machine = result["machine"]
         flags = ", ".join(machine["flags"]) or "none of AVX2, AVX-512, AMX"
-        where = f"{machine['cpu']} ({flags}), {machine['cores']} cores, {machine['threads']} "
+        gpu = "" if machine["device"] == "cpu" else f"{machine['device']}, "
+        where = f"{gpu}{machine['cpu']} ({flags}), {machine['cores']} cores, {machine['threads']} "
         where += f"thread(s), torch {machine['torch']}, {result['clock']} time"
         groups.setdefault(where, []).append(result)
     return " ".join(

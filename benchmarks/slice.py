@@ -31,7 +31,7 @@ def params(options: Any, checkpoint: Path) -> Params:
         teacher_model={"model": TEACHER, "checkpoint": str(checkpoint)}, student_model=STUDENT,
         kd_methods=METHODS, student_losses=LOSSES, mixup=False, batch_size=BATCH,
         epochs=options.epochs, eval_every=options.epochs, precision=options.precision,
-        threads=options.threads, cohort_size=16,
+        threads=options.threads, cohort_size=16, cuda_graphs=options.cuda_graphs,
     )  # fmt: skip
 
 
@@ -58,9 +58,10 @@ def theirs(options: Any) -> None:
         loader, test = there.loaders(record, rows, BATCH, negatives)
         sizes = {"num_classes": 10, "negatives": negatives}
         trainer = peer.Trainer(there, method, TEACHER, STUDENT, len(rows), **sizes)
-        for epoch in range(1, options.epochs + 1):
-            trainer.epoch(loader, epoch)
-            trainer.validate(test)
+        with peer.as_shipped():
+            for epoch in range(1, options.epochs + 1):
+                trainer.epoch(loader, epoch)
+                trainer.validate(test)
     print(time.perf_counter() - started)
 
 

@@ -1,8 +1,9 @@
 """How close to the machine: FLOP/s of a training step over the rate of a matrix product.
 
 `python -m benchmarks.utilisation`: ResNet-18 (CIFAR stem), batch 128, no teacher. FLOPs of
-convolutions and matrix products are counted by torch, forward and backward; the rate of a 1024
-square product in the same precision is measured next to each step. Peak memory is the process's.
+convolutions and matrix products are counted by torch, forward and backward; the rate of a square
+product (1024, on a GPU 8192) in the same precision is measured next to each step. Peak memory is
+the process's, or the GPU's.
 """
 
 import statistics
@@ -23,7 +24,8 @@ def row(options: Any, model: str, precision: str, record: data.ImageSet) -> dict
         data=record.name, val_fraction=0.0, kd_methods="none", student_model=model,
         precision=precision, batch_size=options.batch_size,
     )  # fmt: skip
-    cohort = Cohort(runs, record, common.whole(record), (), options.device)
+    where = options.device, options.cuda_graphs
+    cohort = Cohort(runs, record, common.whole(record), (), *where)
     with FlopCounterMode(display=False) as counter:
         cohort.step(next(cohort.stream.draws(1, 3)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -40,7 +42,7 @@ def row(options: Any, model: str, precision: str, record: data.ImageSet) -> dict
         "GFLOP/s": flops / statistics.median(steps) / 1e9,
         "matmul GFLOP/s": statistics.median(rates) / 1e9,
         "utilisation": common.ratio([flops / one for one in steps], rates),
-        "peak memory (MB)": peak_memory_mb(),
+        "peak memory (MB)": peak_memory_mb(options.device),
     }
 
 

@@ -10,11 +10,16 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import cached, cohorts, common, plain, precision, readme
+from benchmarks import cached, cohorts, common, grid_hours, plain, precision, readme
 from kdlib import data, models, train, tune
 from kdlib.config import Augment
 from kdlib.plan import ROOT
 from kdlib.store import Store
+
+KINDS = {
+    "teacher, no mixup": 4, "teacher, mixup": 4, "plain students, no mixup": 4,
+    "students, no mixup": 64, "plain students, mixup": 4, "students, mixup": 64,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +101,33 @@ def test_cohorts_and_cached_teachers_give_rows_of_a_table(options):
     assert result["rows"] == [row]
     assert result["machine"]["torch"] == torch.__version__
     assert common.table([row]) in readme.block("cached.json", options.out)
+
+
+def test_the_hours_of_a_grid_are_those_of_its_epochs(options, monkeypatch):
+    """An epoch takes 2 s and everything else 3 s."""
+    shape = {"profile": "digits", "setting": "", "epochs": 4, "precision": None}
+    options = argparse.Namespace(**vars(options) | shape | {"cohort_size": None})
+    monkeypatch.setattr(
+        grid_hours, "seconds", lambda options, epochs: dict.fromkeys(KINDS, 3 + 2 * epochs)
+    )
+    *found, total = grid_hours.rows(options)
+    assert {row["kind"]: row["networks"] for row in found} == KINDS
+    for row in found:
+        cohorts = 4 if row["kind"].startswith("students") else 1
+        assert row["epochs"] > 2 * options.epochs
+        assert row["hours"] == pytest.approx(cohorts * (3 + 2 * row["epochs"]) / 3600)
+    assert total["networks"] == 144
+    assert total["hours"] == pytest.approx(sum(row["hours"] for row in found))
+
+
+def test_the_hours_are_measured_on_real_cohorts(options):
+    shape = {"profile": "digits", "setting": "", "epochs": 1, "precision": None}
+    options = argparse.Namespace(**vars(options) | shape | {"cohort_size": None})
+    small = {"teacher_losses": ["ce"], "student_losses": ["ce"], "kd_methods": ["kd"]}
+    small |= {"mixup": [False], "controls": {}, "warmup_epochs": 0}
+    found = grid_hours.seconds(options, 1, **small)
+    assert list(found) == ["teacher, no mixup", "students, no mixup"]
+    assert all(0 < one < 60 for one in found.values())
 
 
 def test_the_matmul_rate_is_a_rate():
