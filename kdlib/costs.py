@@ -127,11 +127,11 @@ def measure(kinds: Mapping[Kind, Asked], cores: int) -> tuple[dict[Kind, Cost], 
     with ThreadPoolExecutor(cores) as threads:
         start = threads.submit(alone, job_start)
         found = list(threads.map(functools.partial(alone, _costs), places.values()))
-    passed, counted = (
-        sum(times) for times in zip((0.0, 1e-9), *(t for _, t in found), strict=True)
-    )
-    costs = {name: cost for part, _ in found for name, cost in part.items()}
-    return {name: cost.slowed(passed / counted) for name, cost in costs.items()}, start.result()
+    passed, counted = (sum(times[i] for _, times in found) for i in (0, 1))
+    costs = {
+        name: cost.slowed(passed / counted) for part, _ in found for name, cost in part.items()
+    }
+    return costs, start.result()
 
 
 def _clock(device: str) -> Callable[[], float]:

@@ -50,19 +50,19 @@ def files(folder):
     return [path for kind in kinds for path in folder.rglob(f"{kind}/*")]
 
 
-@pytest.mark.parametrize("left", [0, 20_000, 90_000])
-def test_a_run_on_a_full_disk_names_the_file_and_goes_on_when_there_is_room(disk, left):
+@pytest.mark.parametrize(("share", "more"), [(0, 0), (0.5, 0), (1, 12_000)])
+def test_a_run_on_a_full_disk_names_the_file_and_goes_on_when_there_is_room(disk, share, more):
     """Room for nothing, for less than the checkpoint, for the checkpoint alone."""
     params, out = Params(**TINY), disk / "results"
     runs = grid.student_runs(params)
     Lab.of(params, out).complete(runs[:1])
-    ballast, done = fill(disk, left), files(out)
+    (checkpoint,) = out.rglob("*/checkpoints/*")
+    done, ballast = files(out), fill(disk, int(share * checkpoint.stat().st_size) + more)
     with pytest.raises(OSError, match=rf"No space left on device: '{out}.*{runs[1].id}"):
         Lab.of(params, out).complete(runs)
     assert not list(out.rglob(".*"))  # no partial file of any name
-    assert [path.parent.name for path in files(out) if path not in done] == (
-        ["checkpoints"] if left == 90_000 else []
-    )
+    new = [path.parent.name for path in files(out) if path not in done]
+    assert new == ["checkpoints"] * bool(more)
     ballast.unlink()
     Lab.of(params, out).complete(runs)
     assert verify(out).summary() == "2 rows, 2 recomputed from their predictions, 0 wrong"
