@@ -292,7 +292,11 @@ def row(method, student, seed, acc, data="cifar10"):
         "precision": "fp32", "seed": seed, "teachers": ["t0"], "recipe": {"epochs": 40},
     }  # fmt: skip
     metrics = {"test": {"acc": acc, "ece": 1 - acc}, "fidelity": {"centroid_probs": 2 * acc}}
-    return {"run": run, "labels": labels, "folder": "02_students", "metrics": metrics}
+    origin = {"commit": "c0ffee", "dirty": False, "device": "cpu", "versions": {"torch": "2"}}
+    made_with = {"versions": {"train": 1}, "evaluation": 1, "provenance": origin}
+    read = {"data": {"fingerprint": {"train": data}, "split_hash": f"{seed}"}}
+    told = {"run": run, "labels": labels, "folder": "02_students", "metrics": metrics}
+    return told | made_with | read
 
 
 def entries(rows, profile="cifar_small"):

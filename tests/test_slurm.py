@@ -106,10 +106,13 @@ def slurm(tmp_path):
         assert hello.stdout == b"hello\n", hello.stderr
         yield environment
     finally:
+        ETC.unlink()
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(20)
-        ETC.unlink()
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
 
 
 @pytest.fixture

@@ -79,6 +79,8 @@ def save_npz(record: ImageSet, data_dir: str | Path | None = None) -> Path:
     try:
         with open(temporary, "wb") as file:
             np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
