@@ -770,7 +770,18 @@ def test_the_conclusion_takes_nothing_where_nothing_helps():
     assert "higher with PS-KD (+1.00 ± 0.00 points) and BYOT (+1.40 ± 0.39 points)" in errors
     assert "lower" not in errors
     assert errors.endswith(
-        "For accuracy none is clearly worth having: these seeds resolve ± 0.20 points (median "
+        "For accuracy none is worth having: the plain network is clearly better than each."
+    )
+
+
+def test_the_conclusion_says_what_its_seeds_resolve_where_one_is_undecided():
+    def number(method, seed):
+        return 0.3 + (0.01 if method == "pskd" else 0.01 * (-1) ** seed * (method == "byot"))
+
+    errors = told(number, methods=["none", "pskd", "byot"])[0]
+    assert "undecided with BYOT (+0.20 ± 1.36 points)" in errors
+    assert errors.endswith(
+        "For accuracy none is clearly worth having: these seeds resolve ± 0.68 points (median "
         "half-width)."
     )
 
