@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -654,6 +655,35 @@ def test_the_samples_are_the_images_that_were_predicted(finished):
     assert np.array_equal(first.images[0].get_array(), shown[0]["image"][..., 0])
     assert shown[0]["true"] in first.get_title()
     assert report.samples(row, asked, lab)[0]["predicted"] == shown[0]["predicted"]
+
+
+def test_the_confusion_matrix_is_grouped_by_owners():
+    counts = np.diag([10] * 10)
+    counts[1] = [0, 6, 0, 0, 4, 0, 0, 0, 0, 0]  # 4 in 10 of class 1 taken for class 4
+    (axes,) = figures.confusion(
+        counts, list("0123456789"), study.class_sets(params()), "title"
+    ).axes
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == ["1", "2", "3", "5", "6", "8", "9", "4", "0", "7"]
+    assert rows == [label.get_text() for label in axes.get_xticklabels()]
+    drawn = {text.get_position(): text.get_text() for text in axes.texts}
+    place = {name: at + 0.5 for at, name in enumerate(rows)}
+    assert drawn[place["1"], place["1"]] == "60"
+    assert drawn[place["4"], place["1"]] == "40"
+    assert drawn[place["1"], place["4"]] == ""
+    assert drawn[10.2, 7.5] == "low\n+ middle"  # beside class 4
+
+
+def test_the_curves_say_where_seeds_are_fewer():
+    lines = [("a", 0), ("a", 1), ("b", 0)]
+    table = pd.DataFrame([
+        {"cell": cell, "seed": seed, "epoch": epoch, "loss": 1.0 + seed, "val_acc": 0.5}
+        for cell, seed in lines for epoch in (1, 2)
+    ])  # fmt: skip
+    figure = figures.learning_curves(table, "title")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["a", "b (1 of 2 seeds)"]
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [1.5, 1.5]
 
 
 def test_the_responsibility_matrix_is_the_task():

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from kdlib.plots.canvas import BLUE, LABEL, RED, canvas
 
@@ -50,9 +51,10 @@ def confusion(counts: Any, classes: Sequence[str], sets: Sets, title: str) -> Fi
     order = [list(classes).index(name) for name in ordered]
     shares = np.asarray(counts, dtype=float)[np.ix_(order, order)]
     shares = 100 * shares / shares.sum(axis=1, keepdims=True).clip(min=1)
+    texts = np.where(shares >= 0.5, shares.round().astype(int).astype(str), "")
     with canvas(size=(7.8, 6.2)) as (figure, axes):
         sns.heatmap(
-            shares, vmin=0, vmax=100, cmap="Blues", annot=shares.round().astype(int), fmt="d",
+            shares, vmin=0, vmax=100, cmap="Blues", annot=texts, fmt="",
             annot_kws={"fontsize": LABEL - 1}, square=True, cbar=False, ax=axes,
             xticklabels=ordered, yticklabels=ordered,
         )  # fmt: skip
@@ -63,7 +65,9 @@ def confusion(counts: Any, classes: Sequence[str], sets: Sets, title: str) -> Fi
             known_by = "\n+ ".join(list(sets)[at] for at in owners[group[0]])
             axes.text(len(order) + 0.2, (low + high) / 2, known_by, va="center", fontsize=LABEL)
         axes.tick_params(labelsize=LABEL, length=0)
-        axes.set(xlabel="taken for, %", ylabel="is", title=title)
+        axes.set_yticklabels(ordered, rotation=0)
+        axes.set_xticklabels(ordered, rotation=45, ha="right")
+        axes.set(xlabel="taken for, % (blank: under half of one)", ylabel="is", title=title)
     return figure
 
 
@@ -80,28 +84,35 @@ def heatmap(table: pd.DataFrame, title: str, claimed: tuple[float, float] | None
             cbar_kws={"label": "validation accuracy, %"}, linewidths=0.5,
         )  # fmt: skip
         axes.invert_yaxis()
+        axes.set_xticklabels([f"{temperature:g}" for temperature in values.columns])
         if claimed and claimed[0] in values.index and claimed[1] in values.columns:
             corner = values.columns.get_loc(claimed[1]), values.index.get_loc(claimed[0])
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=2, clip_on=False))
+            title += "\noutlined: published as the best"
         axes.tick_params(rotation=0, length=0)
         axes.set(xlabel="temperature", ylabel="alpha, weight of the teachers", title=title)
     return figure
 
 
 def learning_curves(table: pd.DataFrame, title: str) -> Figure:
-    """Training loss and validation accuracy over epochs, a line a cell, the mean of its seeds.
+    """Training loss and validation accuracy over epochs, a line a cell, the mean of its seeds; the
+    legend says where a cell has fewer of them than others.
 
     table: of `kdlib.report.overlapping.curves`.
     """
     axis = {"loss": "training loss, its terms added", "val_acc": "validation accuracy, %"}
     table = table.assign(val_acc=100 * table["val_acc"])
     groups, colours = list(table.groupby("cell", sort=False)), sns.color_palette("colorblind")
+    most = table["seed"].nunique()
     with canvas(2, (8.4, 3.4)) as (figure, panels):
         for axes, (column, label) in zip(panels, axis.items(), strict=True):
             for (cell, part), colour in zip(groups, itertools.cycle(colours), strict=False):
                 means = part.groupby("epoch")[column].mean()
-                axes.plot(means.index, means, color=colour, lw=1.1, label=cell)
+                seeds = part["seed"].nunique()
+                name = cell if seeds == most else f"{cell} ({seeds} of {most} seeds)"
+                axes.plot(means.index, means, color=colour, lw=1.1, label=name)
             axes.set(xlabel="epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = panels[1].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=LABEL)
         figure.suptitle(title, fontsize=10)
@@ -114,14 +125,17 @@ def samples(shown: Sequence[Mapping[str, Any]], title: str) -> Figure:
     shown: of `kdlib.report.overlapping.samples`; images (H, W, C) uint8 as they are in the set.
     """
     columns = (len(shown) + 1) // 2
-    with canvas(columns, (1.75 * columns, 4.6), 2, squeeze=False) as (figure, panels):
+    with canvas(columns, (1.75 * columns, 4.9), 2, squeeze=False) as (figure, panels):
         for axes in panels.flat:
             axes.axis("off")
         for axes, one in zip(panels.flat, shown, strict=False):
             gray = one["image"].shape[-1] == 1
             axes.imshow(one["image"].squeeze(), cmap="gray" if gray else None, vmin=0, vmax=255)
             right = one["predicted"] == one["true"]
-            text = f"{one['true']} ({one['teachers']})\n{'✓' if right else '✗'} {one['predicted']}"
+            text = (
+                f"true: {one['true']}\nknown by {one['teachers']}\n"
+                f"predicted: {one['predicted']} {'✓' if right else '✗'}"
+            )
             axes.set_title(text, fontsize=LABEL, color="green" if right else RED)
         figure.suptitle(title, fontsize=10)
     return figure

@@ -57,7 +57,11 @@ def write(rows: Sequence[Row], params: OverlappingTeachers, out_dir: str | Path)
     row = headline(found)
     try:
         images = samples(row, params, Lab.of(params, out_dir))
-        title = f"Test images and what {row['id']} takes them for"
+        right = sum(one["true"] == one["predicted"] for one in images)
+        title = (
+            f"{len(images)} test images drawn at random, {right} of them right; all: "
+            f"{100 * row['metrics']['test']['acc']:.1f} % ({row['id']})"
+        )
         drawn["samples"] = section.figure("samples", title, plots.samples(images, title))
     except (OSError, LookupError) as error:
         drawn["samples"] = html.note(f"No sample images: {error}")
@@ -121,8 +125,11 @@ def _figures(found: Overlap) -> dict[str, tuple[str, Figure]]:
         if len(curves):
             title = f"{role}s over epochs, means of seeds; accuracy on validation"
             drawn[name] = (title, plots.learning_curves(curves, title))
-    title = f"Confusions of {row['id']} on test"
-    drawn["confusion"] = (title, plots.confusion(row["confusion"], row["classes"], sets, title))
+    same = [one for one in found.rows if one["labels"] == row["labels"]]
+    counts = np.sum([one["confusion"] for one in same], axis=0)
+    seeds = "1 seed" if len(same) == 1 else f"{len(same)} seeds together"
+    title = f"Confusions of {cell_label(row['labels'])} on test, {seeds}"
+    drawn["confusion"] = (title, plots.confusion(counts, row["classes"], sets, title))
     for (model, method), part in found.scan.groupby(["model", "method"], sort=False):
         seeds = int(part["seeds"].max())
         title = f"{model} {method}, {f'mean of {seeds} seeds' if seeds > 1 else '1 seed'}"
