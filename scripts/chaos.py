@@ -164,7 +164,7 @@ def stop_halfway(options: argparse.Namespace, out_dir: Path) -> None:
         for path in out_dir.rglob(f"{name}.*"):
             path.unlink()
     child = start(options, out_dir)
-    while len(list(out_dir.rglob("*.progress"))) < 2:
+    while not list(out_dir.rglob("*.progress")):
         if child.poll() is not None:
             raise RuntimeError(f"it was done before it could be stopped, see {out_dir}.log")
         time.sleep(0.02)
