@@ -68,12 +68,20 @@ def _cohorts(todo: Sequence[Asked]) -> Iterator[list[Run]]:
 
 
 def wall_seconds(jobs: Sequence[Job], seconds: Mapping[str, float], cores: int) -> float:
-    """When the last job ends, where each starts once its needs are there and a core is free."""
-    free, ended = [0.0] * cores, {}
-    for job in jobs:
-        ready = max((ended.get(need, 0.0) for need in job.needs), default=0.0)
-        ended[job.name] = max(ready, heapq.heappop(free)) + seconds[job.name]
-        heapq.heappush(free, ended[job.name])
+    """When the last job ends. A core that is free takes the first job whose needs are done; a need
+    that is no job here is done already."""
+    free, ended, waiting = [0.0] * cores, {}, {job.name: job for job in jobs}
+    while waiting:
+        now = heapq.heappop(free)
+        ready = {
+            name: max((ended.get(need, 0.0) for need in job.needs), default=0.0)
+            for name, job in waiting.items()
+            if waiting.keys().isdisjoint(job.needs)
+        }
+        name = min(ready, key=lambda one: max(now, ready[one]))  # of equals the first
+        ended[name] = max(now, ready[name]) + seconds[name]
+        heapq.heappush(free, ended[name])
+        del waiting[name]
     return max(ended.values(), default=0.0)
 
 

@@ -58,6 +58,12 @@ def test_the_wall_time_respects_needs_and_cores():
     assert estimate.wall_seconds(jobs, seconds, 9) == 7
 
 
+def test_a_job_that_waits_keeps_no_core():
+    jobs = [Job("a", "n", {}, (), ()), Job("b", "n", {}, ("a",), ()), Job("c", "n", {}, (), ())]
+    assert estimate.wall_seconds(jobs, {"a": 5.0, "b": 5.0, "c": 8.0}, 2) == 10
+    assert estimate.wall_seconds(jobs[1:], {"b": 5.0, "c": 8.0}, 2) == 8  # a is done
+
+
 def test_the_table(students, monkeypatch):
     params = Params(**TINY, epochs=4, student_losses=["ce", "bs"])
     teacher, ids = students[0].teachers[0], tuple(run.id for run in students)
