@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,24 @@ def test_a_failing_job_leaves_tables_that_say_what_is_missing_and_why(tmp_path):
     again = subprocess.run([*command, "--set", "options={}"], cwd=ROOT, capture_output=True)
     assert again.returncode == 0
     assert not (folder / "missing.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_default_profile_needs_no_network(tmp_path):
+    without = ["unshare", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*without, "true"]).returncode:
+        pytest.skip("this user may not take the network away (unshare --net)")
+    own = {
+        "epochs": 1, "teacher_losses": "[ce]", "student_losses": "[ce]", "mixup": "[false]",
+        "kd_methods": "[none, kd]",
+    }  # fmt: skip
+    command = [*without, sys.executable, "-m", "kdlib", "run", "digits"]
+    command += [word for name in ("01", "02", "03") for word in ("--only", name)]
+    command += [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
+    bare = {name: value for name, value in os.environ.items() if name != "KDLIB_DATA"}
+    done = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, env=bare)
+    assert done.returncode == 0
+    assert len(pd.read_csv(tmp_path / "03_calibration_study" / "cells.csv")) == 2
 
 
 def test_verify_and_evaluate(own_profile, capsys, tmp_path):
