@@ -680,6 +680,26 @@ def colours(axes):
     return [(point.get_markerfacecolor(), point.get_markeredgecolor()) for point in points]
 
 
+def words_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_each_model_of_several_has_a_panel_with_its_name():
+    table = pd.DataFrame({
+        "model": ["a", "b"], "method": "BYOT", "clock": "CPU", "seconds_an_epoch": 1.0,
+        "top1_error": 0.3, "top1_error_ci95": 0.01,
+    })  # fmt: skip
+    figure = drawings.error_vs_seconds(table, ["BYOT"], "title")
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+
+
+def test_hollow_markers_and_thin_lines_are_seen_on_white():
+    # Contrast as WCAG 2.2 defines it, at least 2 to 1; relative luminance of linear RGB.
+    for colour in drawings.PALETTE:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        assert 1.05 / (np.dot([0.2126, 0.7152, 0.0722], linear) + 0.05) > 2
+
+
 def test_a_figure_decides_nothing_without_an_interval():
     names = ["lower", "higher", "holds 0", "one seed"]
     table = pd.DataFrame({"name": names})
@@ -694,7 +714,7 @@ def test_a_figure_decides_nothing_without_an_interval():
         assert open_ == edge != hollow == "white"
     assert len(figure.legends[0].get_texts()) == 4
     alone = drawings.factor_effects(table.iloc[3:], "title")
-    assert [text.get_text() for text in alone.legends[0].get_texts()] == ["1 seed: no interval"]
+    assert words_of(alone) == ["1 seed: no interval"]
 
 
 def test_a_method_looks_the_same_in_every_figure():
@@ -703,7 +723,11 @@ def test_a_method_looks_the_same_in_every_figure():
         "model": "m", "method": methods, "clock": "CPU", "seconds_an_epoch": [1.0, 1.1, 1.5],
         "top1_error": [0.3, 0.28, 0.29], "top1_error_ci95": [0.01, 0.01, math.nan],
     })  # fmt: skip
-    (axes,) = drawings.error_vs_seconds(table, methods, "title").axes
+    figure = drawings.error_vs_seconds(table, methods, "title")
+    assert words_of(figure) == [*methods, drawings.ALONE]  # BYOT is hollow
+    assert drawings.ALONE not in words_of(drawings.error_vs_seconds(table[:2], methods, "title"))
+    (axes,) = figure.axes
+    assert not axes.get_title()  # a single model is in the figure's title
     assert axes.get_xlabel() == "CPU seconds an epoch"
     ends = [one.lines[0].get_xydata()[0] for one in axes.containers]
     np.testing.assert_allclose(ends, [[1.0, 30.0], [1.1, 28.0], [1.5, 29.0]])
@@ -717,6 +741,7 @@ def test_a_method_looks_the_same_in_every_figure():
     assert points == pytest.approx([50, 60, 70])
     assert {edge for _, edge in colours(accuracy)} == {byot[1]}
     assert {face for face, _ in colours(ece)} == {"white"}  # no interval
+    assert words_of(figure) == ["BYOT", "plain network", drawings.ALONE]
     assert accuracy.lines[-1].get_ydata()[0] == pytest.approx(55)  # the plain network
 
 
@@ -770,7 +795,7 @@ def test_the_conclusion_takes_nothing_where_nothing_helps():
     assert "higher with PS-KD (+1.00 ± 0.00 points) and BYOT (+1.40 ± 0.39 points)" in errors
     assert "lower" not in errors
     assert errors.endswith(
-        "For accuracy none is worth having: the plain network is clearly better than each."
+        "For accuracy none of these is worth having: the plain network is clearly better than each."
     )
 
 

@@ -29,6 +29,9 @@ HEADS = {"acc": ("accuracy, %", 100), "ece": ("ECE", 1)}
 PLAIN = {"color": "0.4", "ls": "--", "lw": 0.8}
 COLUMNS = 3  # panels in a row, at most
 MARKERS = "osD^vPX*<>hp"
+_COLOURS = sns.color_palette("colorblind")
+# Without pink and yellow, which are faint as thin lines and hollow markers on white.
+PALETTE = [*_COLOURS[:6], _COLOURS[7], (0.1, 0.1, 0.1), _COLOURS[9]]
 Looks = Mapping[str, dict[str, Any]]
 
 
@@ -48,12 +51,12 @@ def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) ->
             for line in part.to_dict("records"):
                 at = line["seconds_an_epoch"], 100 * line["top1_error"]
                 _point(axes, *at, looks[line["method"]], yerr=100 * line["top1_error_ci95"])
-            axes.set(ylabel="top-1 error, %", title=model)
+            axes.set(ylabel="top-1 error, %", title=model if len(models) > 1 else "")
             axes.set_xlabel(f"{part['clock'].iloc[0]} seconds an epoch")
             axes.margins(x=0.1, y=0.15)
         for axes in panels.flat[len(models) :]:
             axes.set_visible(False)
-        _legend(figure, looks)
+        _legend(figure, looks | _alone(table["top1_error_ci95"]))
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -112,7 +115,8 @@ def by_head(
             axes.set_xticks(range(len(order)), order)
             axes.set_ylabel(name)
             axes.grid(visible=False, axis="x")
-        _legend(figure, looks | ({"plain network": PLAIN} if plain else {}))
+        dashed = {"plain network": PLAIN} if plain else {}
+        _legend(figure, looks | dashed | _alone(table[[f"{metric}_ci95" for metric in HEADS]]))
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -135,12 +139,17 @@ def _verdict(value: float, half: float) -> str:
 
 def _looks(names: Sequence[str], shown: Iterable[str]) -> Looks:
     """A colour and a marker for each name that is shown, by its place among all names."""
-    palette, wanted = sns.color_palette("colorblind"), set(shown)
+    wanted = set(shown)
     return {
-        name: {"color": palette[at % len(palette)], "marker": MARKERS[at % len(MARKERS)]}
+        name: {"color": PALETTE[at % len(PALETTE)], "marker": MARKERS[at % len(MARKERS)]}
         for at, name in enumerate(names)
         if name in wanted
     }
+
+
+def _alone(halves: pd.Series | pd.DataFrame) -> Looks:
+    """The legend's word for hollow markers, where there are any."""
+    return {ALONE: VERDICTS[ALONE]} if np.isnan(halves).to_numpy().any() else {}
 
 
 def _point(axes: Axes, x: float, y: float, look: Mapping[str, Any], **half: float) -> None:

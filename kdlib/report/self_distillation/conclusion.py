@@ -72,7 +72,10 @@ def _choice(lines: Sequence[Line], times: Mapping[str, float]) -> str:
     """Which method to take for accuracy, if any, and what it costs."""
     fewer = [line for line in lines if _side(line, "top1_error_effect") == "lower"]
     if all(_side(line, "top1_error_effect") == "higher" for line in lines):
-        return "For accuracy none is worth having: the plain network is clearly better than each."
+        return (
+            "For accuracy none of these is worth having: the plain network is clearly better than "
+            "each."
+        )
     if not fewer:
         half = 100 * pd.Series([line["top1_error_effect_ci95"] for line in lines]).median()
         return (

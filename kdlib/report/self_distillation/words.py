@@ -15,7 +15,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 QUESTION = """Which of PS-KD (labels softened by the network's own past), BYOT (side heads taught by
 the final one) and DMFL (mutual learning of their features) improves a network, and its
 calibration, and what does that cost? Every subset of the three, against the same network without
-any."""
+any (the plain network; in tables, the baseline)."""
 MEASURED = """All numbers are of the last epoch on the test images. Differences are taken inside
 each seed, between runs that share initial weights, batches and validation images; an interval is
 the 95 % t interval over seeds, not adjusted for the number of comparisons, and one seed has none:
