@@ -1,7 +1,9 @@
 """The multi-teacher study: its terms against literal formulas, its runs, rows, tables, figures."""
 
+import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from scipy.special import log_softmax, softmax
 
 import kdlib
-from kdlib import data, grid, metrics, objectives, seeding, train, verify
+from kdlib import data, grid, metrics, models, objectives, seeding, train, verify
 from kdlib.augment import Stream
 from kdlib.objectives import multi_teacher as terms
 from kdlib.plan import plan
@@ -22,7 +24,7 @@ from kdlib.store import read_tensors
 from kdlib.studies import multi_teacher as study
 from kdlib.studies import published_claims
 from kdlib.teachers import FrozenTeachers
-from kdlib.train import loop
+from kdlib.train import loop, timing
 from kdlib.types import Batch, Clock, Forward
 
 TEACHERS = ["teacher_resnet", "student", "micro_student"]  # of three widths
@@ -472,6 +474,14 @@ def test_tables_and_report(trained, monkeypatch):
     gain = cells.loc["camkd", "acc"] - cells.loc["none", "acc"]
     assert effects.loc["camkd", "acc_effect"] == pytest.approx(gain)
     assert "none" not in effects.index
+    contrasts = tables["contrasts"].set_index(["method", "versus"])
+    gain = cells.loc["camkd", "nll"] - cells.loc["centroid", "nll"]
+    assert contrasts.loc[("camkd", "centroid"), "nll_effect"] == pytest.approx(gain)
+    assert list(contrasts["what"]) == ["hints and their weights"]
+    sizes = tables["networks"].set_index("network")
+    assert list(sizes.index) == [*TEACHERS, report.TOGETHER, "tiny_student"]
+    whole = sizes.loc[TEACHERS, "parameters"].sum()
+    assert sizes.loc[report.TOGETHER, "parameters"] == whole > 140_778
     assert list(tables["teachers"]["teacher"]) == [
         *TEACHERS, "ensemble of probs", "ensemble of logits",
     ]  # fmt: skip
@@ -482,11 +492,17 @@ def test_tables_and_report(trained, monkeypatch):
     assert len(tables["by_teacher"]) == 4 * 3
     drawn = []  # drawing is tested elsewhere and takes seconds
     monkeypatch.setattr("kdlib.plots.save", lambda figure, folder, name: drawn.append(name))
+    assert not report.has_latency(rows, small, folder)
+    latency = {name: {1: 0.5, 128: 3.0} for name in report.architectures(rows, small)}
+    report.write_latency(latency, small, folder)
+    assert report.has_latency(rows, small, folder)
     page = report.write(rows, small, folder).read_text()
+    assert re.search(r"the teachers together</td>.*1\.50</td>.*9\.0</td>", page)
     assert "Does a student of several teachers follow them" in page
     assert "cached for centroid, val_confident; live for camkd" in page
     assert sorted(drawn) == [
-        "comparison_tiny_student", "fidelity_vs_generalisation", "method_tiny_student_camkd",
+        "comparison_tiny_student", "effects", "fidelity_vs_generalisation",
+        "method_tiny_student_camkd",
         "method_tiny_student_centroid", "method_tiny_student_none",
         "method_tiny_student_val_confident",
     ]  # fmt: skip
@@ -528,13 +544,63 @@ def test_the_sweep_stands_on_symlog_axes_beside_the_published_points():
     cells = report.cells(rows, sweep)
     assert cells["acc_published"].tolist() == pytest.approx([0.9207, 0.9228, 0.9226, 0.9215])
     assert cells["centroid_logits_published"].iloc[0] == pytest.approx(0.171, abs=1e-3)
+    assert cells["nll_published"].iloc[0] == pytest.approx(0.244, abs=1e-3)
     figure = plots.lambda_sweep(cells, "name")
     assert {ax.get_xscale() for ax in figure.axes} == {"symlog"}
     assert figure.axes[0].get_xlim()[0] == 0
-    plots.fidelity_vs_generalisation(cells, "name")
-    words = report.words.answer(report.deterministic_tables(rows, sweep), sweep)
-    assert "at lambda 0" in words[0]
+    assert "published" in [text.get_text() for text in figure.legends[0].get_texts()]
+    tables = report.deterministic_tables(rows, sweep)
+    figure = plots.effects(tables["effects"], cells, "name")
+    assert len(figure.axes) == 4
+    words = report.words.answer(tables, sweep)
+    assert words[0].startswith("From lambda 0 to 1000, of 1 students ")
     assert "(2 seeds" in words[0]
+
+
+def sweep_effects(acc, nll, logits, half=math.nan):
+    """A line a student: from lambda 0 to 1 in accuracy, NLL and KL to the centroid of logits."""
+    lines = [
+        {"student": f"s{place}", "method": "centroid", "lambda": 1.0, "acc_effect": a,
+         "nll_effect": n, "centroid_logits_effect": c, "acc_effect_ci95": half,
+         "nll_effect_ci95": half, "centroid_logits_effect_ci95": half}
+        for place, (a, n, c) in enumerate(zip(acc, nll, logits, strict=True))
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+@pytest.mark.parametrize(
+    ("effects", "counts", "verdict"),
+    [
+        ([(0.01, 0.02), (-0.1, -0.2), (-0.3, -0.1)], (2, 2, 2), "who followed more, generalised b"),
+        ([(-0.01, 0.0), (0.1, 0.2), (-0.3, -0.1)], (2, 0, 0), "who followed more, generalised no"),
+        ([(0.01, -0.01), (0.1, 0.2), (-0.3, -0.1)], (2, 1, 0), "did not go together"),
+        ([(0.01, 0.02), (-0.1, -0.2), (0.3, 0.1)], (0, 2, 2), "nobody followed more"),
+    ],
+)
+def test_the_sweeps_sentence_is_right_whatever_the_sign(effects, counts, verdict):
+    text = report.words._sweep(sweep_effects(*effects))
+    closer, better, lower = counts
+    assert f"of 2 students {closer} closer to the centroid" in text
+    assert f", {better} more accurate on test (points: s0 {100 * effects[0][0]:+.2f}" in text
+    assert f", {lower} lower in test NLL (by: s0 {effects[1][0]:+.3f}" in text
+    assert verdict in text
+
+
+def test_an_effect_inside_its_interval_counts_for_nothing():
+    text = report.words._sweep(sweep_effects((0.01,), (-0.1,), (-0.3,), half=0.05))
+    assert "of 1 students 1 clearly closer to" in text
+    assert ", 0 clearly more accurate on test (points: s0 +1.00 ± 5.00)" in text
+    assert ", 1 clearly lower in test NLL (by: s0 -0.100 ± 0.050)" in text
+
+
+def test_validation_chooses_the_lambda():
+    effects = pd.concat([
+        sweep_effects((acc,), (0.0,), (0.0,)).assign(**{"lambda": at})
+        for at, acc in ((0.1, 0.05), (1.0, -0.02))
+    ])  # fmt: skip
+    cells = effects[["student", "method", "lambda"]].assign(val_acc=[0.8, 0.9])
+    (text,) = report.words._chosen(effects, {"cells": cells})
+    assert "from lambda 0 by s0 -2.00 (1) points" in text  # not the one best on test
 
 
 def test_four_methods_stand_beside_the_published_ones():
@@ -542,6 +608,10 @@ def test_four_methods_stand_beside_the_published_ones():
     rng = np.random.default_rng(0)
     rows = [fake_row(run, rng) for run in report.runs_of(five, "student")]
     cells = report.cells(rows, five).set_index("method")
+    own = report.deterministic_tables(rows, five)["by_teacher"]
+    own = own.set_index(["method", "teacher"])["individual_published"]
+    assert own["camkd", "teacher_resnet"] == pytest.approx(0.989196)
+    assert np.isnan(own["camkd_pooled", "teacher_resnet"])
     theirs = cells.loc[["centroid", "best", "median", "camkd"], "acc_published"]
     assert theirs.tolist() == pytest.approx([0.9206, 0.916, 0.918, 0.9222])
     assert np.isnan(cells.loc["none", "acc_published"])
@@ -573,7 +643,23 @@ def fake_row(run, rng):
         "metrics": {"test": test, "fidelity": fidelity, "teachers": teachers},
         "history": [entry | {"fidelity": fidelity}], "kd_share": {}, "flags": [],
         "weights": {"label": 1.0}, "teacher_views": "cached",
+        "network": {"name": run.model, "num_classes": 10, "in_channels": 1, "image_size": 28},
     }  # fmt: skip
+
+
+def test_latency_is_of_a_forward_and_the_fastest_round(monkeypatch):
+    networks = {name: models.build(name, 10, 1, 28) for name in ("student", "micro_student")}
+    taken = iter([9.0, 9.0, 3.0, 0.5, 2.0, 0.7] * 2)  # a round of both: the first warms up
+    ticks = itertools.chain.from_iterable((0.0, one) for one in taken)
+    monkeypatch.setattr(timing, "clock_of", lambda device, threads: ("CPU", lambda: next(ticks)))
+    sizes = []
+    networks["student"].register_forward_hook(lambda *call: sizes.append(len(call[2].logits)))
+    found = train.latency_ms(networks, rounds=2)
+    assert found == {"student": {1: 2000, 128: 2000}, "micro_student": {1: 500, 128: 500}}
+    assert sizes == [1] * 3 + [128] * 3
+    assert not networks["student"].training
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        train.latency_ms(networks, rounds=0)
 
 
 def test_study_one_has_no_fidelity():

@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from kdlib.plots.canvas import GREY, LABEL, canvas
 
@@ -21,37 +22,41 @@ Tables = Mapping[str, pd.DataFrame]
 Panel = Callable[[Axes], None]
 Looks = Mapping[str, dict[str, Any]]
 EPOCH = "epoch"
-KL = "KL, lower is closer"
-GENERALISATION = {"acc": "test accuracy, %", "nll": "test NLL"}
+BLACK, GREYED = {"color": "black", "lw": 1.2}, {"color": GREY, "lw": 1.2, "ls": "--"}
+GENERALISATION = {"acc": ("accuracy, %", 100), "nll": ("NLL", 1)}  # title, scale
+POOLS = {"probs": "probabilities", "logits": "logits"}
 
 
 def method_panels(
     epochs: pd.DataFrame, teachers: Sequence[str], chance: float, name: str
 ) -> Figure:
     """One method over its epochs: accuracy, losses, gap, fidelity to each teacher and to the
-    centroids, weights, agreement; 9 panels with 3 teachers. epochs: of one student and method."""
+    centroids, weights, agreement; 9 panels with 3 teachers. A teacher has one colour in all of
+    them. epochs: of one student and method."""
     lines = epochs.groupby("epoch").mean(numeric_only=True)
-    panels: dict[str, dict[str, str]] = {
-        "validation accuracy": {"val_acc": "student"},
-        "losses": {"label_loss": "training, labels", "val_nll": "validation NLL"},
-        "gap: validation NLL - training loss": {"gap": "gap"},
-        **{f"fidelity to {short(one)}": {f"individual_{one}": KL} for one in teachers},
-        "fidelity to the centroid": {
-            "centroid_probs": "of probabilities", "centroid_logits": "of logits",
+    lines["gap"] = lines["val_nll"] - lines["label_loss"]
+    looks = {one: _line(place) | {"ls": "-"} for place, one in enumerate(teachers)}
+    panels: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+        "validation accuracy": {"val_acc": ("", BLACK)},
+        "losses": {"label_loss": ("training, labels", GREYED), "val_nll": ("validation", BLACK)},
+        "gap: validation NLL - training loss": {"gap": ("", BLACK)},
+        **{f"KL to {short(one)}": {f"individual_{one}": ("", looks[one])} for one in teachers},
+        "KL to the centroid": {
+            "centroid_probs": ("of probabilities", BLACK),
+            "centroid_logits": ("of logits", GREYED),
         },
-        "teacher weights": {
-            f"weight_{term}_{one}": f"{short(one)}, {term}"
-            for term in ("multi_kd", "hints")
+        "teacher weights in the loss": {
+            f"weight_{term}_{one}": (kind * (one == teachers[0]), looks[one] | {"ls": dash})
+            for term, kind, dash in (("multi_kd", "on logits", ":"), ("hints", "of hints", "-"))
             for one in teachers
         },
-        "top-1 agreement": {f"agreement_{one}": short(one) for one in teachers},
+        "top-1 agreement": {f"agreement_{one}": (short(one), looks[one]) for one in teachers},
     }  # fmt: skip
-    lines["gap"] = lines["val_nll"] - lines["label_loss"]
     with grid(len(panels)) as (figure, axes):
         for ax, (title, columns) in zip(axes, panels.items(), strict=True):
-            for column, label in columns.items():
+            for column, (label, look) in columns.items():
                 if column in lines and lines[column].notna().any():
-                    ax.plot(lines.index, lines[column], label=label, marker=".")
+                    ax.plot(lines.index, lines[column], label=label, marker=".", **look)
             _finish(ax, title, EPOCH)
         axes[-1].axhline(chance, color=GREY, ls="--", label="chance")
         axes[-1].legend(fontsize=LABEL)
@@ -72,9 +77,9 @@ def comparison(
     curves = {
         "validation accuracy": "val_acc",
         "validation NLL": "val_nll",
-        **{f"fidelity to {short(one)}": f"individual_{one}" for one in teachers},
-        "fidelity to the centroid of probabilities": "centroid_probs",
-        "mean individual fidelity": "mean_individual",
+        **{f"KL to {short(one)}": f"individual_{one}" for one in teachers},
+        "KL to the centroid of probabilities": "centroid_probs",
+        "mean individual KL": "mean_individual",
     }
     panels: dict[str, Panel] = {
         title: lambda ax, column=column: _curves(ax, means, column, looks)
@@ -85,7 +90,7 @@ def comparison(
     panels |= {
         "last teacher weights (hints, else logits)": lambda ax: _weights(ax, own, looks),
         "final accuracy on test, %": lambda ax: _bars(ax, cells, looks),
-        "final fidelity to each teacher, test": lambda ax: _strip(ax, own, looks),
+        "final KL to each teacher, test": lambda ax: _strip(ax, own, looks),
         "top-1 agreement": lambda ax: _agreement(ax, means, looks, chance),
         "on test": lambda ax: _words(ax, cells),
     }
@@ -94,6 +99,8 @@ def comparison(
             draw(ax)
             over_epochs = title in curves or title == "top-1 agreement"
             _finish(ax, title, EPOCH if over_epochs else "", legend=False)
+            if title in curves and curves[title] != "val_acc":
+                _log(ax)
         handles = [axes[0].plot([], [], **look)[0] for look in looks.values()]
         figure.legend(handles, looks, loc="outside lower center", ncols=min(7, len(looks)))
         figure.suptitle(name)
@@ -101,51 +108,89 @@ def comparison(
 
 
 def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
-    """Accuracy, NLL and fidelity over the teachers' weight, one line a student; lambda on a symlog
-    axis, so that 0 has its place; crosses are published. cells: with a column lambda."""
+    """Accuracy, NLL and fidelity over the teachers' weight, one line a student with its 95 %
+    intervals; lambda on a symlog axis, so that 0 has its place; crosses are published. cells: with
+    a column lambda."""
     shown = {
-        "acc": "test accuracy, %", "nll": "test NLL",
-        "centroid_logits": "fidelity to the centroid of logits",
-        "centroid_probs": "fidelity to the centroid of probabilities",
-        "mean_individual": "mean individual fidelity", "agreement": "top-1 agreement",
+        "acc": "test accuracy, %", "nll": "test NLL", "agreement": "top-1 agreement, %",
+        "centroid_logits": "KL to the centroid of logits",
+        "centroid_probs": "KL to the centroid of probabilities",
+        "mean_individual": "mean individual KL",
     }  # fmt: skip
     smallest = cells.loc[cells["lambda"] > 0, "lambda"].min()
-    with canvas(3, (11, 6), rows=2) as (figure, axes):
+    looks = {one: _look(place) | {"ls": "-"} for place, one in enumerate(cells["student"].unique())}
+    with canvas(3, (11, 6.4), rows=2) as (figure, axes):
         for ax, (column, title) in zip(axes.flat, shown.items(), strict=True):
-            scale = 100 if column == "acc" else 1
+            scale = 100 if title.endswith("%") else 1
             for student, line in cells.groupby("student", sort=False):
-                half = scale * line[f"{column}_ci95"]
-                ours, *_ = ax.errorbar(line["lambda"], scale * line[column], half, label=student,
-                                       marker=".", capsize=2)  # fmt: skip
+                look, half = looks[student], scale * line[f"{column}_ci95"]
+                ax.errorbar(line["lambda"], scale * line[column], half, capsize=2, lw=1, **look)
                 if f"{column}_published" in line:
                     theirs = scale * line[f"{column}_published"]
-                    ax.plot(line["lambda"], theirs, "x", color=ours.get_color(), ms=4)
+                    ax.plot(line["lambda"], theirs, "x", color=look["color"], clip_on=False)
             ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
             ax.set_xlim(left=0)
-            _finish(ax, title, "lambda", legend=ax is axes.flat[0])
+            _finish(ax, title, "lambda", legend=False)
+        known = [
+            name for name in cells if name.endswith("_published") and cells[name].notna().any()
+        ]
+        looks |= {"published": {"color": "black", "marker": "x", "ls": "none"}} if known else {}
+        handles = [axes[0, 0].plot([], [], **look)[0] for look in looks.values()]
+        figure.legend(handles, looks, loc="outside lower center", ncols=len(looks))
         figure.suptitle(name)
     return figure
 
 
-def fidelity_vs_generalisation(cells: pd.DataFrame, name: str) -> Figure:
+def fidelity_vs_generalisation(cells: pd.DataFrame, teachers: pd.DataFrame, name: str) -> Figure:
     """Does following help? Test accuracy and NLL over the fidelity to each centroid: a point a cell
     with its 95 % intervals where there are seeds. In a sweep a line joins a student's lambdas, and
-    the ends are labelled."""
-    sweep = "lambda" in cells
-    students = list(cells["student"].unique())
-    kinds = students if sweep else list(cells["method"].unique())
-    looks = {kind: _look(place) for place, kind in enumerate(kinds)}
+    the ends are labelled. The star is what would follow perfectly: the ensemble of that centroid,
+    of `teachers`."""
+    with _over_fidelity(cells, cells, name) as axes:
+        for row, pool in zip(axes, POOLS, strict=True):
+            whole = teachers[teachers["teacher"] == f"ensemble of {pool}"]
+            for ax, (y, (title, scale)) in zip(row, GENERALISATION.items(), strict=True):
+                ax.plot(0 * whole[y], scale * whole[y], "*", color="black", ms=9)
+                x = POOLS[pool]
+                _finish(ax, f"test {title}", f"KL to the centroid of {x}, lower is closer", False)
+    return axes[0, 0].figure
+
+
+def effects(table: pd.DataFrame, cells: pd.DataFrame, name: str) -> Figure:
+    """The same as differences from the student without teachers, inside each seed, with their 95 %
+    intervals: to the left of 0 is closer, above 0 (NLL: below) is better. table: the effects;
+    cells: for the same looks as there."""
+    with _over_fidelity(table, cells, name, "_effect") as axes:
+        for row, pool in zip(axes, POOLS, strict=True):
+            for ax, (title, _) in zip(row, GENERALISATION.values(), strict=True):
+                for line in (ax.axhline, ax.axvline):
+                    line(0, color=GREY, lw=1.2, zorder=1)
+                ylabel = title.replace("%", "points")
+                where = f"change of the KL to the centroid of {POOLS[pool]}, left is closer"
+                _finish(ax, f"change of test {ylabel}", where, legend=False)
+    return axes[0, 0].figure
+
+
+@contextlib.contextmanager
+def _over_fidelity(
+    table: pd.DataFrame, cells: pd.DataFrame, name: str, end: str = ""
+) -> Iterator[np.ndarray]:
+    """Two by two axes, a pool a row and a measure of generalisation a column, with a point a line
+    of the table; end: of the columns' names."""
+    sweep = "lambda" in table
+    kind = "student" if sweep else "method"
+    looks = {one: _look(place) for place, one in enumerate(cells[kind].unique())}
     with canvas(2, (10.5, 8), rows=2) as (figure, axes):
-        for row, pool in zip(axes, ("probabilities", "logits"), strict=True):
-            x = {"probabilities": "centroid_probs", "logits": "centroid_logits"}[pool]
-            for ax, (y, title) in zip(row, GENERALISATION.items(), strict=True):
-                for kind, line in cells.groupby("student" if sweep else "method", sort=False):
-                    _points(ax, line, x, y, looks[kind], joined=sweep)
-                _finish(ax, title, f"fidelity to the centroid of {pool} ({KL})", legend=False)
-        handles = [axes[0, 0].plot([], [], **look)[0] for look in looks.values()]
-        figure.legend(handles, kinds, loc="outside lower center", ncols=min(7, len(kinds)))
+        for row, pool in zip(axes, POOLS, strict=True):
+            for ax, (y, (_, scale)) in zip(row, GENERALISATION.items(), strict=True):
+                for one, line in table.groupby(kind, sort=False):
+                    columns = f"centroid_{pool}{end}", f"{y}{end}"
+                    _points(ax, line, *columns, scale, looks[one], joined=sweep)
+        shown = {one: looks[one] for one in table[kind].unique()}
+        handles = [axes[0, 0].plot([], [], **look)[0] for look in shown.values()]
+        figure.legend(handles, shown, loc="outside lower center", ncols=min(7, len(shown)))
         figure.suptitle(name)
-    return figure
+        yield axes
 
 
 def _line(place: int) -> dict[str, Any]:
@@ -163,15 +208,15 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _points(
-    ax: Axes, cells: pd.DataFrame, x: str, y: str, look: dict[str, Any], joined: bool
+    ax: Axes, cells: pd.DataFrame, x: str, y: str, scale: float, look: dict[str, Any], joined: bool
 ) -> None:
-    scale = 100 if y == "acc" else 1
     heights, half = scale * cells[y], scale * cells[f"{y}_ci95"]
     look = look | {"ls": "-" if joined else "none"}
     ax.errorbar(cells[x], heights, half, cells[f"{x}_ci95"], lw=0.7, capsize=2, **look)
     for end in (0, -1) if joined else ():
         text, at = f"{cells['lambda'].iloc[end]:g}", (cells[x].iloc[end], heights.iloc[end])
-        ax.annotate(text, at, (4, 3), textcoords="offset points", fontsize=LABEL)
+        own = {"fontsize": LABEL, "color": look["color"]}
+        ax.annotate(text, at, (4, 3), textcoords="offset points", **own)
 
 
 @contextlib.contextmanager
@@ -212,22 +257,47 @@ def _agreement(ax: Axes, means: pd.DataFrame, looks: Looks, chance: float) -> No
                 va="bottom", fontsize=LABEL, color=GREY)  # fmt: skip
 
 
+def _log(ax: Axes) -> None:
+    """A logarithmic axis with a few round numbers: the last epochs are close to each other."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _weights(ax: Axes, own: pd.DataFrame, looks: Looks) -> None:
     for method, line in own.groupby("method", sort=False):
         found = [line[name] for name in ("hints_last", "multi_kd_last") if name in line]
         weights = next((one for one in found if one.notna().any()), None)
         if weights is not None:
-            ax.plot(line["teacher"].map(short), weights, **looks[method], marker=".")
+            _beside(ax, weights, method, looks)
     ax.axhline(1 / own["teacher"].nunique(), color=GREY, ls="--")
-    ax.tick_params(axis="x", labelsize=LABEL)
+    _name_teachers(ax, own)
 
 
 def _strip(ax: Axes, own: pd.DataFrame, looks: Looks) -> None:
     for method, line in own.groupby("method", sort=False):
         if "individual" in line:
-            names = line["teacher"].map(short)
-            ax.plot(names, line["individual"], "o", color=looks[method]["color"], ms=4)
-    ax.tick_params(axis="x", labelsize=LABEL)
+            _beside(ax, line["individual"], method, looks)
+    _log(ax)
+    _name_teachers(ax, own)
+
+
+def _beside(ax: Axes, values: pd.Series, method: str, looks: Looks) -> None:
+    """A point a teacher, each method a little to the right of the one before."""
+    place = list(looks).index(method) / max(1, len(looks) - 1) - 0.5
+    filled = looks[method]["ls"] == "-"
+    colour = looks[method]["color"]
+    ax.plot(np.arange(len(values)) + 0.7 * place, values, "o", color=colour, ms=4,
+            mfc=colour if filled else "none")  # fmt: skip
+
+
+def _name_teachers(ax: Axes, own: pd.DataFrame) -> None:
+    names = own["teacher"].unique()
+    ax.set_xticks(range(len(names)), [short(one) for one in names], fontsize=LABEL)
+    for edge in range(len(names) - 1):
+        ax.axvline(edge + 0.5, color="0.85", lw=0.8)
+    ax.grid(False, axis="x")
 
 
 def _bars(ax: Axes, cells: pd.DataFrame, looks: Looks) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.report.multi_teacher_tables import read_published
 from kdlib.report.text import DIGITS, readable, seeds_note
 from kdlib.studies.multi_teacher import MultiTeacher
 
@@ -19,6 +20,18 @@ EFFECTS = (
     "Each cell minus the same student without teachers (in a sweep: lambda 0), inside each seed; "
     "a negative effect on a KL means closer"
 )
+CONTRASTS = (
+    "What one part of a method does: method minus versus, which differ in one thing (what), inside "
+    "each seed"
+)
+FOLLOWING = (
+    "Accuracy and NLL over fidelity, a point a cell with its 95 % intervals; the star is the "
+    "teachers' ensemble, which follows its own centroid perfectly"
+)
+NETWORKS = (
+    "What a prediction costs: parameters, operations of one image and, measured on one machine, "
+    "networks in turn, the milliseconds of a forward (fp32); an ensemble needs all the teachers"
+)
 TEACHERS = (
     "On test. Diversity: KL(teacher || mean of the teachers' probabilities) at temperature 4; the "
     "mean of the individual fidelities is the centroid fidelity (probabilities) plus its mean. "
@@ -28,6 +41,11 @@ PAIRS = "KL(teacher || other), KL(other || teacher) and Jensen-Shannon on test, 
 WEIGHTS = (
     "Fidelity to each teacher on test, and the weight it had in the loss, mean of the first and of "
     "the last epoch, as used"
+)
+PUBLISHED = (
+    "Published numbers: single unseeded runs of 20 epochs on all 60,000 training images, with "
+    "MNIST's statistics, each method from other weights; teachers of 20 to 30 epochs, of "
+    "which the one best on test was kept; fidelity was followed on test throughout."
 )
 
 
@@ -53,22 +71,30 @@ def facts(params: MultiTeacher, tables: Tables) -> list[str]:
         lines.append(f"Teachers' views in training: {'; '.join(texts)}.")
     published = [name for name in tables["cells"] if name.endswith("_published")]
     if tables["cells"][published].notna().any(axis=None):
-        lines.append(
-            "Published numbers: single unseeded runs of 20 epochs on all 60,000 training images, "
-            "other initial weights for each method, fidelity on the test images used throughout; "
-            "their student without teachers is only in the sweeps."
-        )
+        lines += [PUBLISHED, *_repeats()]
     return lines + [DIGITS] * (params.data == "digits")
+
+
+def _repeats() -> list[str]:
+    """How far published runs of one thing, the student without teachers, are apart."""
+    table = read_published()
+    same = (table["student"] == "student") & (table["metric"] == "test_acc_final")
+    found = sorted(table.loc[same & (table["lambda"] == 0), "value"])
+    return [
+        f"Published students without teachers are only in the sweeps: {len(found)} runs of lambda "
+        f"0 ended at {', '.join(f'{value:.2f}' for value in found)} %, up to "
+        f"{found[-1] - found[0]:.2f} points apart."
+    ]
 
 
 def answer(tables: Tables, params: MultiTeacher) -> list[str]:
     """What was found, in two or three sentences."""
     effects = tables["effects"]
-    if effects.empty:
+    if effects.empty or (effects := effects.dropna(subset="acc_effect")).empty:
         return ["There is no student without teachers to compare with."]
-    found = _sweep(tables["cells"]) if params.lambdas else _methods(effects)
-    note = seeds_note(len(params.seeds)).split(",")[0]
-    return [*(f"{text} ({note})." for text in found), *_correlation(tables["cells"], note)]
+    note = seeds_note(len(params.seeds)).split(":")[0]
+    found = [_sweep(effects), *_chosen(effects, tables)] if params.lambdas else _methods(effects)
+    return [f"{text} ({note})." for text in [*found, *_correlation(tables["cells"])]]
 
 
 def _methods(effects: pd.DataFrame) -> list[str]:
@@ -76,38 +102,90 @@ def _methods(effects: pd.DataFrame) -> list[str]:
     lines = []
     for student, part in effects.groupby("student", sort=False):
         own = shown.loc[part.index].set_axis(part["method"])
-        acc, closer = part.set_index("method")["acc_effect"], part["mean_individual_effect"] < 0
+        acc = part.set_index("method")["acc_effect"]
         low, high = acc.idxmin(), acc.idxmax()
-        ends = " to ".join(f"{own.loc[at, 'ACC effect, points']} ({at})" for at in (low, high))
+        ends = " to ".join(
+            f"{own.loc[at, 'ACC effect, points']} ({at})" for at in dict.fromkeys((low, high))
+        )
+        closer, better = _beyond(part, "mean_individual", -1), _beyond(part, "acc", 1)
+        clearly = _clearly(part)
         lines.append(
-            f"{student}: against no teachers, accuracy {ends} points; {int(closer.sum())} of "
-            f"{len(part)} methods bring the student closer to the teachers (mean individual KL)"
+            f"{student}: against no teachers, accuracy {ends} points; of {len(part)} methods "
+            f"{closer.sum()} come {clearly}closer to the teachers (mean individual KL), "
+            f"{better.sum()} are {clearly}more accurate, {(closer & better).sum()} both"
         )
     return lines
 
 
-def _sweep(cells: pd.DataFrame) -> list[str]:
-    lines = []
-    for student, part in cells.groupby("student", sort=False):
-        line = part.set_index("lambda")
-        rest = line.drop(index=0, errors="ignore")
-        best, far = rest["acc"].idxmax(), rest.index.max()
-        lines.append(
-            f"{student}: {_acc(line, 0)} at lambda 0, at best {_acc(rest, best)} at {best:g}; "
-            f"from lambda 0 to {far:g} the KL to the centroid of logits falls from "
-            f"{line['centroid_logits'].get(0, float('nan')):.3f} to "
-            f"{line.loc[far, 'centroid_logits']:.3f}, the mean individual KL goes from "
-            f"{line['mean_individual'].get(0, float('nan')):.3f} to "
-            f"{line.loc[far, 'mean_individual']:.3f}"
-        )
-    return lines
+def _beyond(effects: pd.DataFrame, name: str, sign: int) -> pd.Series:
+    """Whether an effect lies on one side of 0, with its whole interval where there is one."""
+    return sign * effects[f"{name}_effect"] > effects[f"{name}_effect_ci95"].fillna(0)
 
 
-def _acc(line: pd.DataFrame, at: float) -> str:
-    return f"{100 * line.loc[at, 'acc']:.2f} %" if at in line.index else "nothing"
+def _clearly(effects: pd.DataFrame) -> str:
+    return "clearly " * bool(effects["acc_effect_ci95"].notna().all())
 
 
-def _correlation(cells: pd.DataFrame, note: str) -> list[str]:
+def _sweep(effects: pd.DataFrame) -> str:
+    """The sweep in one sentence: does a student that is made to follow its teachers generalise
+    better? From lambda 0 to the largest."""
+    ends = effects[effects["lambda"] == effects["lambda"].max()]
+    shown, names = readable(ends), _names(ends)
+    parts, counts = [], []
+    for name, heading, sign, words in (
+        ("centroid_logits", "KL to centroid of logits effect", -1,
+         "closer to the centroid of the teachers' logits (KL:"),
+        ("acc", "ACC effect, points", 1, "more accurate on test (points:"),
+        ("nll", "NLL effect", -1, "lower in test NLL (by:"),
+    ):  # fmt: skip
+        listed = ", ".join(" ".join(pair) for pair in zip(names, shown[heading], strict=True))
+        counts.append(int(_beyond(ends, name, sign).sum()))
+        parts.append(f"{counts[-1]} {_clearly(ends)}{words} {listed})")
+    far = ends["lambda"].max()
+    head = f"From lambda 0 to {far:g}, of {len(ends)} students"
+    return f"{head} {', '.join(parts)}: {_verdict(*counts, len(ends))}"
+
+
+def _verdict(closer: int, accurate: int, lower: int, students: int) -> str:
+    """What counts of students allow to say.
+
+    >>> _verdict(3, 3, 3, 3), _verdict(3, 0, 0, 3)
+    ('who followed more, generalised better', 'who followed more, generalised no better')
+    >>> _verdict(3, 2, 0, 3), _verdict(0, 3, 3, 3)
+    ('following more and generalising better did not go together', 'nobody followed more')
+    """
+    if not closer:
+        return "nobody followed more"
+    if closer == accurate == lower == students:
+        return "who followed more, generalised better"
+    if not accurate and not lower:
+        return "who followed more, generalised no better"
+    return "following more and generalising better did not go together"
+
+
+def _chosen(effects: pd.DataFrame, tables: Tables) -> list[str]:
+    """What the lambda that validation chooses does to the accuracy on test, student by student."""
+    keys = ["student", "method", "lambda"]
+    table = effects.merge(tables["cells"][[*keys, "val_acc"]], on=keys).dropna(subset="val_acc")
+    if table["lambda"].nunique() < 2:
+        return []
+    best = table.loc[table.groupby(keys[:2], sort=False)["val_acc"].idxmax()]
+    changes = zip(_names(best), best["lambda"], readable(best)["ACC effect, points"], strict=True)
+    listed = ", ".join(f"{name} {text} ({at:g})" for name, at, text in changes)
+    return [
+        f"With the lambda above 0 that is best on validation (in brackets), test accuracy differs "
+        f"from lambda 0 by {listed} points"
+    ]
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """A cell's student, with its method where a sweep has several."""
+    several = table["method"].nunique() > 1
+    joined = table["student"] + (", " + table["method"] if several else "")
+    return list(joined)
+
+
+def _correlation(cells: pd.DataFrame) -> list[str]:
     """Do fidelity and accuracy order the cells alike? Spearman's rho, within each student."""
     texts = []
     for student, part in cells.groupby("student", sort=False):
@@ -123,9 +201,8 @@ def _correlation(cells: pd.DataFrame, note: str) -> list[str]:
     if not texts:
         return []
     return [
-        "Closer to the centroid and more accurate go together with rank correlation "
-        f"{'; '.join(texts)} over the cells; +1: the closer, the more accurate ({note}, "
-        "descriptive)."
+        f"Rank correlation over the cells of closeness to the centroid and accuracy: "
+        f"{'; '.join(texts)}; +1 would be: the closer, the more accurate, -1 the opposite"
     ]
 
 

@@ -51,6 +51,8 @@ NUMBERS = {
     "inside": ("errors inside %", 100, 2, False),
     "between": ("errors between %", 100, 2, False),
     "parameters": ("parameters", 1, 0, False),
+    "latency_1": ("ms, batch 1", 1, 2, False),
+    "latency_128": ("ms, batch 128", 1, 1, False),
     "MFLOP": ("MFLOP", 1, 1, False),
     "top1_error": ("top-1 error %", 100, 2, False),
     "top5_error": ("top-5 error %", 100, 2, False),

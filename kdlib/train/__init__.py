@@ -8,7 +8,7 @@ from kdlib.train.graphs import check_replay
 from kdlib.train.loop import VERSION, Cohort, fit, learning_rate
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
-from kdlib.train.timing import clock_of, seconds_an_epoch
+from kdlib.train.timing import clock_of, latency_ms, seconds_an_epoch
 
 __all__ = [
     "FINAL",
@@ -20,6 +20,7 @@ __all__ = [
     "check_replay",
     "clock_of",
     "fit",
+    "latency_ms",
     "learning_rate",
     "network_shape",
     "predict",

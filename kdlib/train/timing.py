@@ -1,4 +1,4 @@
-"""How long an epoch of each run takes alone, all of them measured side by side.
+"""How long an epoch of each run, or a forward of each network, takes alone, side by side.
 
 The runs of a cohort share their time, so a comparison of methods takes steps of its own: a round
 gives every run a few steps in turn, so that a machine that slows down slows them all. Of one thread
@@ -7,7 +7,7 @@ and memory it shares with that work all the same.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -46,6 +46,44 @@ def seconds_an_epoch(
             lane.round(clock)  # warms up
         times = [{name: lane.round(clock) for name, lane in lanes.items()} for _ in range(rounds)]
     return {name: [every * found[name] for found in times] for name in lanes}
+
+
+def latency_ms(
+    networks: Mapping[str, nn.Module],
+    device: str = "cpu",
+    threads: int = 1,
+    batch_sizes: Sequence[int] = (1, 128),
+    rounds: int = 9,
+) -> dict[str, dict[int, float]]:
+    """Milliseconds of one forward by name and batch size, fp32, eval mode, as predictions are made:
+    the fastest of `rounds`, in which the networks take turns, by the clock of `clock_of`.
+
+    networks: `kdlib.models.Network`s; what they learnt costs no time. ValueError for no round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    _, clock = clock_of(device, threads)
+    found: dict[str, dict[int, float]] = {name: {} for name in networks}
+    with kept_threads(threads), torch.no_grad():
+        moved = {name: network.to(device).eval() for name, network in networks.items()}
+        for size in batch_sizes:
+            times: dict[str, list[float]] = {name: [] for name in networks}
+            for _ in range(rounds + 1):  # the first warms up
+                for name, network in moved.items():
+                    times[name].append(_forward_seconds(network, size, device, clock))
+            for name, seconds in times.items():
+                found[name][size] = 1000 * min(seconds[1:])
+    return found
+
+
+def _forward_seconds(
+    network: nn.Module, size: int, device: str, clock: Callable[[], float]
+) -> float:
+    side = network.preprocess.image_size
+    images = torch.zeros(size, side, side, len(network.preprocess.mean), device=device)
+    started = clock()
+    network(images.permute(0, 3, 1, 2)).logits.cpu()  # which waits for a GPU
+    return clock() - started
 
 
 def clock_of(device: str, threads: int) -> tuple[str, Callable[[], float]]:

@@ -1,0 +1,319 @@
+"""Tables of the multi-teacher study: students, effects, contrasts, teachers, networks, epochs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from kdlib import models
+from kdlib.config import Run
+from kdlib.report.tables import over_seeds, present
+from kdlib.store import Row
+from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, runs
+
+TEST = ["acc", "nll", "ece"]  # with intervals
+FIDELITY = ["mean_individual", "centroid_probs", "centroid_logits", "agreement"]  # with intervals
+EFFECTS = [*TEST, *FIDELITY[:3]]
+PLAIN = ["ece_floor", "acc_selected", "val_acc", "kd_share_first", "kd_share_last"]
+PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "multi_teacher.csv"
+TEACHER_NUMBERS = [*TEST, "ece_floor", "val_nll", "diversity"]
+PUBLISHED_SWEEP = "exp3", {
+    "acc": "test_acc_final", "nll": "R_S", "mean_individual": "F_avg", "centroid_logits": "F_cent",
+}  # fmt: skip
+PUBLISHED_METHODS = "4methods", {
+    "acc": "test_acc_final", "nll": "test_loss_final", "agreement": "top1_agreement_mean_final",
+    "mean_individual": "individual_fidelity_mean_final",
+    "centroid_probs": "centroid_fidelity_final",
+}  # fmt: skip
+WEIGHTED = {"multi_kd": "multi_kd", "hints": "hints", "pooled_hints": "hints"}  # term: its column
+ENSEMBLE = "ensemble of {}"  # in the table of teachers, by what is averaged
+TOGETHER = "the teachers together"  # in the table of networks
+# Two methods that differ in one thing, where there is such a pair, and the thing.
+CONTRASTS = (
+    ("camkd", "centroid", "hints and their weights"),
+    ("camkd_equal", "centroid", "hints, weighted alike"),
+    ("camkd", "camkd_equal", "the weights of the hints"),
+    ("camkd", "camkd_hints", "KD from the mean of the logits"),
+    ("camkd_pooled", "camkd", "maps no larger than the student's"),
+    ("centroid", "best", "the mean of the logits, not the best teacher of a batch"),
+    ("centroid", "median", "the mean of the logits, not the median teacher of a batch"),
+    ("centroid_probs", "centroid", "the mean of probabilities, not of logits"),
+    ("val_confident", "confident", "confidence on validation, not on the training batch"),
+    ("ca_mkd", "ca_mkd_logits", "the paper's hints"),
+    ("ca_mkd", "camkd", "the paper's method, not the study's"),
+)
+
+
+def whole(params: MultiTeacher) -> bool:
+    """Whether the params ask for teachers and students, as a job of a batch does not."""
+    return {"teacher", "student"} <= set(params.roles)
+
+
+def runs_of(params: MultiTeacher, role: str) -> list[Run]:
+    """The params' runs of teachers or of students."""
+    return runs(params.model_copy(update={"roles": (role,)}))
+
+
+def students(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a student's run, with all its numbers; NaN where its row is missing."""
+    found = {row["id"]: row for row in rows}
+    lines = [
+        {"id": run.id, **run.labels, "seed": run.seed} | _numbers(found.get(run.id), run)
+        for run in runs_of(params, "student")
+    ]
+    return pd.DataFrame(lines)
+
+
+def _numbers(row: Row | None, run: Run) -> dict[str, Any]:
+    if row is None:
+        missing = dict.fromkeys([*TEST, *FIDELITY, *PLAIN], np.nan)
+        return missing | {"teacher_views": None, "flags": [f"no row of seed {run.seed}"]}
+    test, share = row["metrics"]["test"], row["kd_share"]
+    numbers = {name: test[name] for name in (*TEST, "ece_floor")}
+    numbers["acc_selected"] = row["metrics"].get("selected", test)["acc"]
+    numbers["val_acc"] = row["metrics"].get("val", {}).get("acc", np.nan)
+    numbers |= {f"kd_share_{moment}": share.get(moment, np.nan) for moment in ("first", "last")}
+    found = row["metrics"].get("fidelity", dict.fromkeys(FIDELITY, np.nan))  # one teacher has none
+    numbers |= {name: np.mean(found[name]) for name in FIDELITY}
+    return numbers | {"teacher_views": row["teacher_views"], "flags": row["flags"]}
+
+
+def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a student's cell (student x method x lambda): means over seeds with half-widths of
+    95 % t intervals, fidelity on test at temperature 4, the published accuracy beside it."""
+    table = students(rows, params)
+    if table.empty:
+        return table
+    lines = []
+    for key, group in table.groupby(_cell(table), sort=False):
+        line = dict(zip(_cell(table), key, strict=True)) | {"seeds": int(group["acc"].count())}
+        line |= _means(group, [*TEST, *FIDELITY]) | group[PLAIN].mean().to_dict()
+        line["teacher_views"] = "; ".join(group["teacher_views"].dropna().unique())
+        line["flags"] = "; ".join(dict.fromkeys(group["flags"].explode().dropna()))
+        lines.append(line | {"runs": "; ".join(group["id"])})
+    return _beside_published(pd.DataFrame(lines), params)
+
+
+def _cell(table: pd.DataFrame) -> list[str]:
+    return [name for name in ("student", "method", "lambda") if name in table]
+
+
+def _means(group: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
+    line = {}
+    for name in names:
+        line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(group[name])
+    return line
+
+
+def effects(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """Each cell minus the student without teachers (in a sweep: lambda 0), inside each seed."""
+    table = students(rows, params)
+    if table.empty:
+        return table
+    alone = table["lambda"] == 0 if "lambda" in table else table["method"] == CONTROL
+    pairs = table[~alone].merge(table[alone], on=["student", "seed"], suffixes=("", "_other"))
+    return _differences(pairs, _cell(table))
+
+
+def contrasts(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """What one part of a method does: the pairs of `CONTRASTS`, inside each seed."""
+    table, found = students(rows, params), []
+    if table.empty or "lambda" in table:
+        return pd.DataFrame()
+    for method, versus, what in CONTRASTS:
+        one, other = table[table["method"] == method], table[table["method"] == versus]
+        pairs = one.merge(other, on=["student", "seed"], suffixes=("", "_other"))
+        found.append(pairs.assign(versus=versus, what=what))
+    pairs = pd.concat(found, ignore_index=True)
+    return _differences(pairs, ["student", "method", "versus", "what"])
+
+
+def _differences(pairs: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds of each number minus its partner's, with intervals, a line a key."""
+    gaps = pairs.assign(**{name: pairs[name] - pairs[f"{name}_other"] for name in EFFECTS})
+    lines = []
+    for values, group in gaps.groupby(list(key), sort=False):
+        line = dict(zip(key, values, strict=True)) | {"seeds": int(group["acc"].count())}
+        lines.append(line | _means(group, EFFECTS, "_effect"))
+    return pd.DataFrame(lines)
+
+
+def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a teacher, then their ensembles by what is averaged, on test: means over seeds.
+
+    diversity: KL(teacher || mean of the teachers' probabilities) at temperature 4.
+    """
+    own = present(rows, runs_of(params, "teacher"))
+    together = _of_teachers(rows, params)
+    lines = []
+    for place, model in enumerate(params.teacher_models):
+        of_model = [row for row in own if row["run"]["model"] == model]
+        if not of_model:
+            continue
+        line = {"teacher": model, "seeds": len(of_model)}
+        values = pd.DataFrame(
+            row["metrics"]["test"] | {"val_nll": row["metrics"].get("val", {}).get("nll", np.nan)}
+            for row in of_model
+        )
+        values["diversity"] = pd.Series([found["diversity"][place] for found in together])
+        lines.append(line | _means(values, TEACHER_NUMBERS))
+    for pool in ("probs", "logits") if together else ():
+        values = pd.DataFrame(one["ensemble"][pool] for one in together)
+        line = {"teacher": ENSEMBLE.format(pool), "seeds": len(together)}
+        lines.append(line | _means(values, [*TEST, "ece_floor"]))
+    table = pd.DataFrame(lines)
+    if table.empty:
+        return table
+    theirs = published(params, "teachers", "test_acc_best", "subject")
+    theirs |= published(params, "teachers", "test_acc_best_inferred", "subject")
+    spread = published(params, "teachers", "teacher_diversity_T4", "subject")
+    table["acc_published"] = table["teacher"].map(theirs) / 100
+    return table.assign(diversity_published=table["teacher"].map(spread))
+
+
+def architectures(rows: Sequence[Row], params: MultiTeacher) -> dict[str, nn.Module]:
+    """The networks of the study by name, teachers first, with weights of no training."""
+    shapes = {row["run"]["model"]: row["network"] for row in present(rows, _every(params))}
+    wanted = dict.fromkeys([*params.teacher_models, *params.student_models])
+    return {name: models.build(**shapes[name]) for name in wanted if name in shapes}
+
+
+def networks(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a network, and one of the teachers together, which an ensemble needs: parameters,
+    and a million floating-point operations of one forward of one image."""
+    lines = []
+    for name, network in architectures(rows, params).items():
+        size = network.preprocess.image_size
+        flops = models.flops(network, (len(network.preprocess.mean), size, size))
+        line = {"network": name, "parameters": models.num_parameters(network)}
+        lines.append(line | {"MFLOP": flops / 1e6})
+    return _together(pd.DataFrame(lines), params)
+
+
+def timed(table: pd.DataFrame, latency: pd.DataFrame, params: MultiTeacher) -> pd.DataFrame:
+    """`networks` with the milliseconds of one forward, where they were measured: `latency` has a
+    line a network."""
+    latency = _together(latency, params) if len(latency) else pd.DataFrame(columns=["network"])
+    return table.merge(latency, on="network", how="left")
+
+
+def _together(table: pd.DataFrame, params: MultiTeacher) -> pd.DataFrame:
+    """A table of networks with a line more after the teachers': their sum, where all are there."""
+    teachers = table[table["network"].isin(params.teacher_models)]
+    if len(teachers) < len(params.teacher_models):
+        return table
+    numbers = teachers.columns.drop("network")
+    whole = {"network": TOGETHER} | {name: teachers[name].sum() for name in numbers}
+    rest = table.drop(teachers.index)
+    return pd.concat([teachers, pd.DataFrame([whole]), rest], ignore_index=True)
+
+
+def _every(params: MultiTeacher) -> list[Run]:
+    return runs_of(params, "teacher") + runs_of(params, "student")
+
+
+def _of_teachers(rows: Sequence[Row], params: MultiTeacher) -> list[dict[str, Any]]:
+    """What a seed's students all say of their teachers, one a seed, in the order of the seeds."""
+    own = present(rows, runs_of(params, "student"))
+    by_seed = {row["run"]["seed"]: row["metrics"].get("teachers") for row in own[::-1]}
+    return [by_seed[seed] for seed in params.seeds if by_seed.get(seed)]
+
+
+def pairs(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a pair of teachers: KL in both directions and Jensen-Shannon, seed means on test."""
+    found, names = _of_teachers(rows, params), params.teacher_models
+    if not found:
+        return pd.DataFrame()
+    kl, js = (np.mean([one[name] for one in found], axis=0) for name in ("kl", "jensen_shannon"))
+    theirs = published(params, "teachers", "pairwise_KL_T4", "subject")
+    order = [f"teacher_{name}" for name in ("cnn1", "cnn2", "resnet", "vgg", "densenet")]
+    lines = []
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        line = {"teacher": names[i], "other": names[j], "kl": kl[i, j], "kl_back": kl[j, i]}
+        line["jensen_shannon"] = js[i, j]
+        key = "_".join(f"T{order.index(name)}" for name in (names[i], names[j]) if name in order)
+        lines.append(line | {"kl_published": theirs.get(key, np.nan)})
+    return pd.DataFrame(lines)
+
+
+def by_teacher(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a student's cell and teacher: individual fidelity and agreement on test, and what
+    the teacher counted in the first and the last epoch where it was weighted; seed means."""
+    lines = []
+    for row in present(rows, runs_of(params, "student")):
+        for place, teacher in enumerate(params.teacher_models):
+            line = row["labels"] | {"teacher": teacher}
+            if found := row["metrics"].get("fidelity"):
+                line["individual"] = found["individual"][place]
+                line["agreement"] = found["agreement"][place]
+            for moment, entry in (("first", 0), ("last", -1)):
+                for term, noted in row["history"][entry].get("notes", {}).items():
+                    line[f"{WEIGHTED[term]}_{moment}"] = noted["teacher_weights"][place]
+            lines.append(line)
+    table = pd.DataFrame(lines)
+    if table.empty:
+        return table
+    table = table.groupby([*_cell(table), "teacher"], sort=False).mean().reset_index()
+    if len(params.teacher_models) == 5 and "lambda" not in table:
+        experiment, key = PUBLISHED_METHODS[0], ["student", "method", "subject"]
+        theirs = published(params, experiment, "individual_fidelity_final", *key)
+        cells = table[["student", "method", "teacher"]].itertuples(index=False, name=None)
+        table["individual_published"] = [theirs.get(cell, np.nan) for cell in cells]
+    return table
+
+
+def epochs(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
+    """One line a student's run and evaluated epoch: validation accuracy and NLL, the training loss
+    on the labels, fidelity to the pools and to each teacher, the teachers' weights."""
+    lines = []
+    for row in present(rows, runs_of(params, "student")):
+        for entry in row["history"]:
+            line = row["labels"] | {"seed": row["run"]["seed"], "epoch": entry["epoch"]}
+            line |= {name: entry[name] for name in ("val_acc", "val_nll") if name in entry}
+            line["label_loss"] = entry["train"]["label"] / row["weights"]["label"]
+            for name, value in entry.get("fidelity", {}).items():
+                line |= _spread(name, value, params)
+            for term, noted in entry.get("notes", {}).items():
+                line |= _spread(f"weight_{WEIGHTED[term]}", noted["teacher_weights"], params)
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _spread(name: str, value: float | list[float], params: MultiTeacher) -> dict[str, float]:
+    """A number under its name, one value a teacher under `name_teacher`."""
+    if not isinstance(value, list):
+        return {name: value}
+    return {f"{name}_{one}": v for one, v in zip(params.teacher_models, value, strict=True)}
+
+
+def published(params: MultiTeacher, experiment: str, metric: str, *by: str) -> dict[Any, float]:
+    """The published values of a metric by one of the columns, or by several (tuples); nothing for
+    other data than theirs, or where the table, a file of the repository, is not at hand."""
+    if params.data != "fashion_mnist" or not PUBLISHED.exists():
+        return {}
+    table = read_published()
+    table = table[(table["experiment"] == experiment) & (table["metric"] == metric)]
+    return table.set_index(list(by))["value"].to_dict()
+
+
+def read_published() -> pd.DataFrame:
+    """The study's published numbers, one a line (results/published)."""
+    return pd.read_csv(PUBLISHED)
+
+
+def _beside_published(table: pd.DataFrame, params: MultiTeacher) -> pd.DataFrame:
+    """The cells with what was published of them: single runs of 20 epochs with 5 teachers."""
+    if len(params.teacher_models) != 5:
+        return table
+    sweep = "lambda" in table
+    experiment, columns = PUBLISHED_SWEEP if sweep else PUBLISHED_METHODS
+    key = ["student", "lambda" if sweep else "method"]
+    cells = list(table[key].itertuples(index=False, name=None))
+    for column, metric in columns.items():
+        theirs = published(params, experiment, metric, *key)
+        scale = 100 if column in ("acc", "agreement") else 1
+        table[f"{column}_published"] = [theirs.get(cell, np.nan) / scale for cell in cells]
+    return table
