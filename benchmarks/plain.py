@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import common
 from kdlib import data, train
 from kdlib.config import Augment
+from kdlib.objectives.multi_teacher import Regressor
 
 
 class Images(Dataset):
@@ -42,32 +43,57 @@ class Images(Dataset):
         return self.transform(image), int(self.labels[index])
 
 
-def loop(student: nn.Module, teachers: Sequence[nn.Module], batches: Iterable, device: str) -> None:
-    """Plain KD: teachers' mean probabilities at T = 4, 0.1 label + 0.9 KD."""
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+def loop(
+    student: nn.Module,
+    teachers: Sequence[nn.Module],
+    batches: Iterable,
+    device: str,
+    regressors: Sequence[nn.Module] = (),
+    stage: str = "",
+) -> None:
+    """Plain KD: teachers' mean probabilities at T = 4, 0.1 label + 0.9 KD; with regressors, one a
+    teacher, also hints from the maps of a stage, weighted alike."""
+    weights = [*student.parameters(), *(w for one in regressors for w in one.parameters())]
+    optimizer = torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=5e-4)
     for images, targets in batches:
         images, targets = images.to(device), targets.to(device)
-        logits = student(images).logits
-        loss = 0.1 * F.cross_entropy(logits, targets)
+        own = student(images)
+        loss = 0.1 * F.cross_entropy(own.logits, targets)
         with torch.no_grad():
-            probs = [F.softmax(one(images).logits / 4, 1) for one in teachers]
-        soft = torch.stack(probs).mean(0)
-        loss = loss + 0.9 * 16 * F.kl_div(F.log_softmax(logits / 4, 1), soft, reduction="batchmean")
+            views = [one(images) for one in teachers]
+            soft = torch.stack([F.softmax(view.logits / 4, 1) for view in views]).mean(0)
+        log_probs = F.log_softmax(own.logits / 4, 1)
+        loss = loss + 0.9 * 16 * F.kl_div(log_probs, soft, reduction="batchmean")
+        for regressor, view in zip(regressors, views, strict=False):
+            gap = F.mse_loss(regressor(own.features[stage]), view.features[stage])
+            loss = loss + 100 * gap / len(views) ** 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.item()
 
 
-def step(runs: Any, record: data.ImageSet, teachers: Sequence[nn.Module], options: Any) -> float:
-    """Seconds a step of the plain loop on a run's networks."""
+def step(
+    runs: Any,
+    record: data.ImageSet,
+    teachers: Sequence[nn.Module],
+    options: Any,
+    hints: str = "",
+) -> float:
+    """Seconds a step of the plain loop on a run's networks; hints: of which stage, "" for none."""
     run = runs[0]
     student = train.build_network(run, record).to(options.device)
     frozen = [copy.deepcopy(one).to(options.device).eval() for one in teachers]
     images = Images(record, run.augment)
+    regressors: list[nn.Module] = []
+    if hints:
+        shown = images[0][0][None].to(options.device)
+        ours, *theirs = (one(shown).features[hints] for one in (student, *frozen))
+        regressors = [Regressor(ours, one, norm=False).to(options.device) for one in theirs]
     loader = DataLoader(images, run.recipe.batch_size, shuffle=True, drop_last=True)
     watch = common.watch(options)
-    loop(student, frozen, watch.batches(loader, options.steps), options.device)
+    batches = watch.batches(loader, options.steps)
+    loop(student, frozen, batches, options.device, regressors, hints)
     return watch.seconds
 
 

@@ -96,11 +96,16 @@ def test_cohorts_and_cached_teachers_give_rows_of_a_table(options):
     run = cached.taught("digits", "resnet8_half", ("resnet8_half", "resnet8"))
     row = cached.row(run, record, common.whole(record), options)
     assert row["teachers"] == 2
-    common.save("cached", [row], options)
+    live = cached.taught("digits", "resnet8_half", ("resnet8_half", "resnet8"), method="camkd")
+    hints = cached.row(live, record, common.whole(record), options)
+    assert list(hints) == list(row) == list(cached.HEAD)
+    assert (hints["method"], hints["cached (ms)"], hints["live / cached"]) == ("camkd", "", "")
+    assert hints["plain (ms)"] > 0
+    common.save("cached", [row, hints], options)
     result = json.loads((options.out / "cached.json").read_text())
-    assert result["rows"] == [row]
+    assert result["rows"] == [row, hints]
     assert result["machine"]["torch"] == torch.__version__
-    assert common.table([row]) in readme.block("cached.json", options.out)
+    assert common.table([row, hints]) in readme.block("cached.json", options.out)
 
 
 def test_the_hours_of_a_grid_are_those_of_its_epochs(options, monkeypatch):

@@ -450,6 +450,24 @@ def test_students_of_a_comparison_start_alike_and_resume_bit_for_bit(trained):
         assert all(torch.equal(start[name], starts[0][name]) for name in start)
 
 
+def test_students_of_a_comparison_share_batches_and_dropout(trained):
+    """In the first step, before any of them has moved, all have the same loss on the labels."""
+    folder, small, _ = trained
+    lab = kdlib.Lab.of(small, folder)
+    runs = study.runs(small.model_copy(update={"roles": ("student",)}))
+    networks = [lab.network(teacher) for teacher in runs[0].teachers]
+    cohort = train.Cohort(runs, lab.record(runs[0]), lab.selection(runs[0]), networks, "cpu")
+    network = cohort.students[0].network
+    draw = next(cohort.stream.draws(0, 2))
+    images = cohort.stream.batch(draw).images
+    shown = [network(images).logits for _ in range(2)]
+    assert not torch.equal(*shown)  # there is dropout to be shared
+    cohort.step(draw)
+    losses = [one.losses["label"].item() for one in cohort.students]
+    assert losses == [losses[0]] * 4
+    assert {run.stream for run in runs} == {runs[0].stream}
+
+
 def test_a_missing_teacher_prediction_is_made_again(trained):
     folder, small, _ = trained
     lab = kdlib.Lab.of(small, folder)
