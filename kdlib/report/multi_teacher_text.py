@@ -71,8 +71,18 @@ def facts(params: MultiTeacher, tables: Tables) -> list[str]:
         lines.append(f"Teachers' views in training: {'; '.join(texts)}.")
     published = [name for name in tables["cells"] if name.endswith("_published")]
     if tables["cells"][published].notna().any(axis=None):
-        lines += [PUBLISHED, *_repeats()]
+        lines += [PUBLISHED, _ours(params), *_repeats()]
     return lines + [DIGITS] * (params.data == "digits")
+
+
+def _ours(params: MultiTeacher) -> str:
+    """What of that is different here."""
+    epochs = params.recipe(**params.teacher_recipe).epochs
+    return (
+        f"Ours: the last of {params.epochs} epochs, teachers of {epochs}, the set's own "
+        f"statistics, validation images kept out of training, {params.precision}, the same initial "
+        "weights for every method."
+    )
 
 
 def _repeats() -> list[str]:
