@@ -568,7 +568,7 @@ def test_the_section_says_it_all(claims, tmp_path, no_figures):
     again = audit.write(claims, found, tmp_path)
     assert again.read_text(encoding="utf-8") == text
     summary = page.with_name("summary.txt").read_text(encoding="utf-8")
-    assert "KD x calibration, 14 claims: 2 hold, " in summary
+    assert "KD x calibration: of 14 claims 2 hold, " in summary
 
 
 def test_an_effect_is_written_in_its_unit():

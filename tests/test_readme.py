@@ -1,13 +1,11 @@
 """The README's Python is run, block after block, as a newcomer would; each is 15 lines at most."""
 
-import importlib.util
 import re
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -108,44 +106,3 @@ def test_the_colab_quickstart_runs_and_resumes(tmp_path, monkeypatch):
     second: dict = {}
     exec(compile(code, "COLAB_QUICKSTART.md", "exec"), second)
     assert second["students"] == first["students"]
-
-
-@pytest.fixture(scope="module")
-def showcase():
-    spec = importlib.util.spec_from_file_location("showcase", ROOT / "scripts" / "showcase.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_showcase_shows_the_best_and_the_plain_student(showcase):
-    cells = pd.DataFrame(
-        {
-            "cell": ["a", "b", "plain"], "kd_method": ["kd", "kd", "none"], "student_loss": "ce",
-            "mixup": False, "acc": [0.5, 0.9, 0.4], "nll": 1.0, "ece": 0.1,
-            "harmonic": [0.2, 0.8, float("nan")],
-        }
-    )  # fmt: skip
-    lines = showcase.digits_text(cells, rows=1).splitlines()[-3:]
-    assert [line.split(" | ")[0] for line in lines[1:]] == ["| b", "| plain"]
-    assert lines[1] == "| b | 90.00 | 1.000 | 0.1000 | 0.800 |"
-
-
-def test_the_readmes_generated_blocks_are_what_the_committed_rows_say(showcase):
-    made = showcase.blocks(ROOT / "results" / "digits5")
-    found = showcase.BLOCK.findall((ROOT / "README.md").read_text())
-    assert {name for _, name, _ in found} == set(made)
-    text = (ROOT / "README.md").read_text()
-    for name, block in made.items():
-        assert block in text, f"{name}: run `python scripts/showcase.py`"
-
-
-def test_the_readmes_numbers_are_those_of_the_committed_tables():
-    text = " ".join((ROOT / "README.md").read_text().split())
-    study = ROOT / "results" / "digits5" / "03_calibration_study"
-    table = pd.read_csv(study / "summary.csv").set_index(["factor", "level"])
-    for level in ("rkd", "kd", "at", "crd"):
-        effect, half = 100 * table.loc[("kd_method", level), ["acc_effect", "acc_effect_ci95"]]
-        assert f"{level.upper()} {effect:+.1f} +- {half:.1f}" in text
-    effect, half = 100 * table.loc[("student_loss", "bs"), ["acc_effect", "acc_effect_ci95"]]
-    assert f"balanced softmax in the student gains {effect:.1f} +- {half:.1f} points" in text

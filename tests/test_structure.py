@@ -43,6 +43,8 @@ ORDER = [
     {"runnb", "tune"},
     {"costs", "survey"},
     {"estimate"},
+    {"prices"},
+    {"overview"},
     {"batch"},
     {"__main__"},
 ]

@@ -1,5 +1,7 @@
 """The forest of claims: effects, intervals, margins, published effects."""
 
+import string
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,12 +21,15 @@ COLOURS = {"holds": BLUE, "does not hold": RED, "undecided": GREY}
 
 
 def forest(verdicts: pd.DataFrame, title: str) -> Figure:
-    """One line an effect, positive on the claimed side; a panel for each unit.
+    """One line an effect, positive on the claimed side; a panel for each unit. What it was measured
+    on is a letter, which stands under the title.
 
     verdicts: of `kdlib.report.audit.deterministic_tables`; lines without an effect are left out. A
     tick is the margin, a cross the published effect, a hollow point one without a verdict.
     """
     lines = verdicts.dropna(subset="effect")
+    lines = lines.assign(measured=lines["profile"] + ": " + lines["scale"])
+    letters = dict(zip(lines["measured"].unique(), string.ascii_lowercase, strict=False))
     known = {metric for metrics, _ in PANELS.values() for metric in metrics}
     panels = {**PANELS, "other": (tuple(set(lines["metric"]) - known), 1)}
     parts = {
@@ -33,14 +38,15 @@ def forest(verdicts: pd.DataFrame, title: str) -> Figure:
     }
     parts = {name: part for name, part in parts.items() if len(part[0])}
     sizes = [len(part) for part, _ in parts.values()]
-    height = 1.2 + 0.55 * len(parts) + 0.24 * sum(sizes)
+    height = 1.2 + 0.15 * len(letters) + 0.55 * len(parts) + 0.24 * sum(sizes)
     ratios = {"height_ratios": [size + 1 for size in sizes]}
     with canvas(1, (10.0, height), len(parts), squeeze=False, gridspec_kw=ratios) as (figure, grid):
         for axes, (name, (part, factor)) in zip(grid[:, 0], parts.items(), strict=True):
-            _panel(axes, part, factor)
+            _panel(axes, part.assign(letter=part["measured"].map(letters)), factor)
             axes.set_xlabel(f"effect on {name}, towards the claim")
         figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+        key = (f"{letter}: {measured}" for measured, letter in letters.items())
+        figure.suptitle("\n".join([title, *key]), fontsize=9)
     return figure
 
 
@@ -62,7 +68,7 @@ def _panel(axes: Axes, part: pd.DataFrame, factor: float) -> None:
 
 def _name(line: dict) -> str:
     name = line["id"].replace("_", " ")
-    return f"{name} ({line['profile']}: {line['scale']}; n = {line['seeds']:.0f})"
+    return f"{name} ({line['letter']}, n = {line['seeds']:.0f})"
 
 
 def _legend() -> list[Line2D]:

@@ -3,30 +3,20 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kdlib.plots.claims import forest
 from kdlib.report import claims as judging
 from kdlib.report import html, literature
-from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED, Entry
+from kdlib.report.answers import STUDIES, amount, answer, effect, p_value, verdict
+from kdlib.report.claims import ILLUSTRATION, Entry
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.studies.published_claims import STEM, Analysis, Claims
 from kdlib.verify import mixtures
 
 TITLE = "Which published claims hold"
-STUDIES = {
-    "kd_calibration": "KD x calibration",
-    "self_distillation": "self-distillation",
-    "multi_teacher": "several teachers",
-    "overlapping_teachers": "overlapping teachers",
-}
-# How an effect on a metric is written: unit, factor, digits.
-UNITS = {"acc": (" points", 100, 2), "acc_few": (" points", 100, 2), "ece": ("", 1, 4),
-         "ece_10": ("", 1, 4), "nll": (" nats", 1, 3), "aurc": ("", 1, 2)}  # fmt: skip
-OTHER = ("", 1, 3)
 PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
 (params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
@@ -57,7 +47,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         caption = "Effects towards the claimed side, their intervals, margins, published effects"
         drawn = section.figure("forest", caption, forest(verdicts, TITLE))
     parts = [
-        html.items(answer(verdicts), "answer"),
+        html.items(answer(claims, verdicts), "answer"),
         html.folded("How a claim is judged", html.note(RULE)),
         html.note(CARE),
         drawn,
@@ -74,7 +64,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         *demonstrations(),
         section.files(),
     ]  # fmt: skip
-    return section.write(TITLE, parts, "\n".join([TITLE, *answer(verdicts)]) + "\n")
+    return section.write(TITLE, parts, "\n".join([TITLE, *answer(claims, verdicts)]) + "\n")
 
 
 def _mixtures(found: Sequence[Entry]) -> list[str]:
@@ -103,23 +93,6 @@ def published_effect(analyses: Sequence[Analysis]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def answer(verdicts: pd.DataFrame) -> list[str]:
-    """How many claims of each study have which verdict at some scale, in words."""
-    lines = []
-    for study, part in verdicts.groupby("study", sort=False):
-        said = part[part["verdict"] != ILLUSTRATION]
-        kinds = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "undecided", NOT_RUN: "not run"}
-        counts = [
-            f"{said.loc[said['verdict'] == kind, 'id'].nunique()} {word}"
-            for kind, word in kinds.items()
-            if (said["verdict"] == kind).any()
-        ]
-        few = said.loc[~said["verdict"].isin(kinds), "id"].nunique()
-        counts += [f"{few} with too few seeds for a verdict"] * bool(few)
-        lines.append(f"{STUDIES[study]}, {said['id'].nunique()} claims: {', '.join(counts)}.")
-    return lines
-
-
 def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The verdicts for readers: claim, source, effect as published (mean over its groups) and ours
     with its half-width, seeds, scale, verdict."""
@@ -130,14 +103,14 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
         published = literature.SIGN[line["side"]] * line["published_effect"]
         lines.append({
             "claim": _name(claim.id),
-            "verdict": _verdict(line),
+            "verdict": verdict(line),
             "published": amount(published, metric),
             "ours": effect(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
             "margin": amount(line["margin"], metric),
             "metric": metric,
-            "p": _p(line["p"]),
-            "p Holm": _p(line["p_holm"]),
+            "p": p_value(line["p"]),
+            "p Holm": p_value(line["p_holm"]),
             "scale": "" if pd.isna(line["scale"]) else f"{line['profile']}: {line['scale']}",
             "study": STUDIES[claim.study],
             "in words": claim.claim,
@@ -161,38 +134,6 @@ def told(claims: Claims, study: str) -> list[str]:
 
 def _name(claim: str) -> str:
     return claim.replace("_", " ")
-
-
-def amount(value: float, metric: str) -> str:
-    """A difference of a metric with its sign and unit; nothing for NaN.
-
-    >>> amount(0.0157, "acc"), amount(-0.0034, "ece")
-    ('+1.57 points', '-0.0034')
-    """
-    unit, factor, digits = UNITS.get(metric, OTHER)
-    return "" if pd.isna(value) else f"{factor * value:+.{digits}f}{unit}"
-
-
-def effect(line: Any) -> str:
-    """The effect of a line of verdicts with its half-width."""
-    unit, factor, digits = UNITS.get(line["metric"], OTHER)
-    if pd.isna(line["effect"]):
-        return ""
-    half = line["effect_ci95"]
-    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
-    return f"{factor * line['effect']:+.{digits}f}{spread}{unit}"
-
-
-def _verdict(line: Any) -> str:
-    if line["verdict"] != UNDECIDED:
-        return line["verdict"]
-    needed = line["seeds_to_decide"]
-    more = f"more than {judging.MOST_SEEDS}" if needed > judging.MOST_SEEDS else f"{needed:.0f}"
-    return f"{UNDECIDED} ({more} seeds would decide)"
-
-
-def _p(value: float) -> str:
-    return "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def demonstrations() -> list[str]:

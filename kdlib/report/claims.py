@@ -42,14 +42,17 @@ class Entry:
 def profiles(results: Sequence[str | Path] = (), out_dir: str | Path = "") -> list[Path]:
     """The profiles' folders to read: those given, by default all of the repository that hold rows,
     and out_dir where it is another. FileNotFoundError for one that is not there."""
-    found = [Path(folder) for folder in results] or [
-        folder for folder in sorted(RESULTS.glob("*/")) if any(folder.glob("[0-9]*/**/rows"))
-    ]
+    found = [Path(folder) for folder in results] or with_rows(RESULTS)
     for folder in found:
         if not folder.is_dir():
             raise FileNotFoundError(f"results: no folder {folder}")
     found += [Path(out_dir)] if out_dir else []
     return list(dict.fromkeys(folder.resolve() for folder in found))
+
+
+def with_rows(results: Path) -> list[Path]:
+    """The folders of profiles under `results` that hold rows."""
+    return [path for path in sorted(results.glob("*/")) if any(path.glob("[0-9]*/**/rows"))]
 
 
 def entries(folders: Iterable[str | Path]) -> list[Entry]:

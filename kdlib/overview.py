@@ -1,0 +1,216 @@
+"""The README's first screen and a page of results a study, from rows, timings and params alone.
+
+`scripts/showcase.py` writes them; a test holds that they are what the committed rows give.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdlib import prices
+from kdlib.plan import ROOT, Plan, plan, profiles
+from kdlib.plots.claims import forest
+from kdlib.report import audit, practice, readable
+from kdlib.report.answers import STUDIES, UNITS, answer
+from kdlib.report.claims import DIGITS, ILLUSTRATION, Entry, entries, with_rows
+from kdlib.studies.published_claims import Claims, load_claims
+
+PAGES = "docs/results"
+CLAIMS, CELLS = "docs/claims.png", "docs/acc_vs_ece.png"  # the README's pictures
+# The notebooks of each study that train.
+NOTEBOOKS = {
+    "kd_calibration": ("00", "01", "02"),
+    "self_distillation": ("04",),
+    "multi_teacher": ("05",),
+    "overlapping_teachers": ("06",),
+}
+SHOWCASE = "digits5"  # whose cells the README shows
+TOP = 5
+PRICED = """Hours of one core, as timed on the machines that ran it, beside other work. What is not
+run is priced by those timings: of runs of the same kind, in proportion to the epochs, else by
+operations at the pace of the most similar network, which is an order of magnitude and no more."""
+WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What there is to tell of: the claims, every stored run, the profiles that ask for runs."""
+
+    claims: Claims
+    found: Sequence[Entry]
+    plans: Sequence[Plan]
+
+    @classmethod
+    def of(cls, results: Path = ROOT / "results") -> "Overview":
+        """Of the profiles that have rows under `results`, and of those that judge claims."""
+        claims, there = load_claims(), with_rows(results)
+        judges = [name for claim in claims.claims for name in claim.judged_by.profiles]
+        asked = dict.fromkeys([*judges, *(path.name for path in there)])
+        known = [name for name in asked if name in profiles()]
+        return cls(claims, entries(there), [plan(name, results / name) for name in known])
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """Of every claim, at every scale."""
+        return audit.deterministic_tables(self.claims, self.found)["verdicts"]
+
+    @cached_property
+    def answer(self) -> list[str]:
+        """Five sentences: one of all claims, one of each study."""
+        return answer(self.claims, self.verdicts)
+
+    @cached_property
+    def ledger(self) -> dict[str, list[prices.Line]]:
+        """Of each study: what was run, what was not, and what it took and would take."""
+        known = prices.timed(self.plans)
+        pace, seconds = prices.Pace(known), {run.id: taken for run, taken in known}
+        return {
+            study: [line for one in self.plans for line in prices.ledger(one, stems, pace, seconds)]
+            for study, stems in NOTEBOOKS.items()
+        }
+
+    def figure(self) -> Figure:
+        """The effects that were claimed, ours and published; digits alone where there is nothing
+        else."""
+        measured = self.verdicts.dropna(subset="effect")
+        real = measured[measured["verdict"] != ILLUSTRATION]
+        if len(real):
+            return forest(real, "What was claimed, and what our runs say")
+        return forest(measured, "What was claimed, on digits: an illustration, no verdict")
+
+
+def first_screen(overview: Overview) -> str:
+    """The README's answer, in Markdown."""
+    sentences = "\n".join(f"{at}. {text}" for at, text in enumerate(overview.answer, start=1))
+    lines = [
+        {
+            "study": f"[{STUDIES[study]}]({PAGES}/{study}.md)",
+            "runs done, core hours they took": _by_profile(lines, "done", "spent"),
+            "not run, core hours to go (roughly)": _by_profile(
+                [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
+            ),
+        }
+        for study, lines in overview.ledger.items()
+    ]
+    figure = f"![Effects, intervals and margins of the claims that were run]({CLAIMS})"
+    return "\n\n".join([sentences, figure, markdown(pd.DataFrame(lines))]) + "\n"
+
+
+def _by_profile(lines: Sequence[prices.Line], count: str, hours: str) -> str:
+    """Runs and hours of each profile that has some: "fashion 20 (7.0 h)"."""
+    told = []
+    for profile in dict.fromkeys(line.profile for line in lines):
+        own = [line for line in lines if line.profile == profile]
+        runs = sum(getattr(line, count) for line in own)
+        more = "> " * (hours == "left" and any(line.by == prices.UNKNOWN for line in own))
+        taken = _hours(sum(getattr(line, hours) for line in own))
+        told += [f"{profile} {runs:,} ({more}{taken} h)"] * bool(runs)
+    return ", ".join(told) or "none"
+
+
+def _hours(hours: float) -> str:
+    """Two digits that count, for orders of magnitude.
+
+    >>> _hours(0.04), _hours(3.24), _hours(22.1), _hours(9867.4)
+    ('< 0.1', '3.2', '22', '9,900')
+    """
+    if hours < 0.1:
+        return "< 0.1"
+    if hours < 10:
+        return f"{hours:.1f}"
+    size = 10 ** max(0, len(f"{hours:.0f}") - 2)
+    return f"{round(hours / size) * size:,}"
+
+
+def page(overview: Overview, study: str) -> str:
+    """A study's page: its sentence, two sentences a scale for who has to choose, its claims, what
+    was not run and what that would cost, in Markdown."""
+    place = list(overview.claims.sources).index(study) + 1
+    advice = practice.sentences(study, overview.found, overview.claims)
+    advice = advice or ["No run of this study is stored, so there is nothing to go by."]
+    name, source = STUDIES[study], overview.claims.sources[study]
+    parts = [
+        f"# {name[0].upper()}{name[1:]}: results",
+        WRITTEN,
+        overview.answer[place],
+        "## For who has to choose",
+        "\n".join(f"- {text}" for text in advice),
+        "## The claims",
+        f"Published in {source}. {' '.join(audit.RULE.split())}",
+        markdown(_claims(overview, study)),
+        "## What was run, what was not, and what it would cost",
+        " ".join(PRICED.split()),
+        markdown(_costs(overview.ledger[study])),
+        _reports(overview.ledger[study]),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _claims(overview: Overview, study: str) -> pd.DataFrame:
+    """Every claim at every scale but digits."""
+    verdicts = overview.verdicts
+    own = (verdicts["study"] == study) & (verdicts["verdict"] != ILLUSTRATION)
+    shown = audit.readable(overview.claims, verdicts)[own]
+    shown["metric"] = [UNITS[metric][0] for metric in shown["metric"]]
+    columns = ["in words", "verdict", "ours", "margin", "metric", "seeds", "p", "p Holm",
+               "published", "scale"]  # fmt: skip
+    return shown[columns].rename(columns={"in words": "claim", "published": "published (mean)"})
+
+
+def _costs(lines: Sequence[prices.Line]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "profile": line.profile,
+            "part": line.part,
+            "runs": line.runs,
+            "done": line.done,
+            "hours spent": _hours(line.spent) if line.done else "",
+            "hours to go": _hours(line.left) if line.left else "",
+            "told by": line.by,
+        }
+        for line in lines
+    )
+
+
+def _reports(lines: Sequence[prices.Line]) -> str:
+    """Links to the reports of the profiles that have rows of the study."""
+    done = dict.fromkeys(line.profile for line in lines if line.done)
+    links = (f"[{name}](../../results/{name}/report/index.html)" for name in done)
+    return f"Reports, with every table and figure: {', '.join(links)}." if done else ""
+
+
+def cells(folder: Path) -> str:
+    """The README's showcase, of a study's tables: a picture, the best cells by test Harmonic score
+    and the plain student, what each KD method does."""
+    table, summary = (pd.read_csv(folder / name) for name in ("cells.csv", "summary.csv"))
+    top = table.nlargest(TOP, "harmonic")
+    plain = table.query("kd_method == 'none' and student_loss == 'ce' and not mixup")
+    shown = readable(
+        pd.concat([top, plain])[
+            ["cell", "acc", "acc_ci95", "nll", "nll_ci95", "ece", "ece_ci95", "harmonic"]
+        ]
+    )
+    effects = summary[summary["factor"] == "kd_method"].dropna(subset="acc_effect")
+    shifts = readable(effects[["acc_effect", "acc_effect_ci95"]]).iloc[:, 0]
+    told = ", ".join(
+        f"{level.upper()} {shift}" for level, shift in zip(effects["level"], shifts, strict=True)
+    )
+    seeds = int(plain["seeds"].iloc[0])
+    caption = (
+        f"The {TOP} highest Harmonic scores (on test, so descriptive) and the plain student; "
+        f"{seeds} seeds, mean ± half of the 95 % t interval:"
+    )
+    return "\n\n".join([
+        f"![Accuracy and ECE of every cell]({CELLS})", caption, markdown(shown),
+        f"Accuracy against the students without a teacher: {told} points.",
+    ]) + "\n"  # fmt: skip
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text in Markdown."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,0 +1,139 @@
+"""What the verdicts come to, in five sentences: one of all claims, one of each study."""
+
+from typing import Any
+
+import pandas as pd
+
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
+from kdlib.studies.published_claims import Claims
+
+MIXED, FEW = "holds at one scale and not at another", "too few seeds"
+STUDIES = {
+    "kd_calibration": "KD x calibration",
+    "self_distillation": "self-distillation",
+    "multi_teacher": "several teachers",
+    "overlapping_teachers": "overlapping teachers",
+}
+# How an effect on a metric is written: its name, unit, factor, digits.
+UNITS = {
+    "acc": ("accuracy", " points", 100, 2),
+    "acc_few": ("accuracy of rare classes", " points", 100, 2),
+    "ece": ("ECE", "", 1, 4), "ece_10": ("ECE", "", 1, 4), "nll": ("NLL", " nats", 1, 3),
+    "aurc": ("AURC x1000", "", 1, 2),
+    "fidelity.centroid_probs": ("KL to the teachers' mean", " nats", 1, 3),
+}  # fmt: skip
+# What the claims of a standing do, one of them and several.
+DO = {
+    HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"),
+    MIXED: ("holds at one scale and not at another", "hold at one scale and not at another"),
+    UNDECIDED: ("is undecided", "are undecided"),
+    FEW: ("has too few seeds for a verdict", "have too few seeds for a verdict"),
+    NOT_RUN: ("is not run", "are not run"),
+}  # fmt: skip
+
+
+def standings(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """One line a claim: its `standing`, a key of `DO`, over all scales but digits, and what the
+    clearest of its verdicts (the smallest p) says; its first line where none is decided."""
+    lines = []
+    for claim in claims.claims:
+        own = verdicts[(verdicts["id"] == claim.id) & (verdicts["verdict"] != ILLUSTRATION)]
+        standing = _standing(set(own["verdict"]))
+        clearest = own[own["verdict"] == standing] if standing in (HOLDS, FAILS) else own
+        lines.append({
+            **clearest.sort_values("p", kind="stable").iloc[0], "claim": claim.claim,
+            "standing": standing,
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _standing(found: set[str]) -> str:
+    if {HOLDS, FAILS} <= found:
+        return MIXED
+    decided = next((kind for kind in (HOLDS, FAILS, UNDECIDED) if kind in found), None)
+    return decided or (NOT_RUN if found == {NOT_RUN} else FEW)
+
+
+def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
+    """One sentence of all claims, then one of each study: how many hold, do not, are undecided or
+    not run, and the clearest with its effect, interval, margin, seeds and scale."""
+    table = standings(claims, verdicts)
+    total = (
+        f"{_counts(table, f'claims of {len(claims.sources)} public studies')}; a verdict is about "
+    )
+    total += "the scale it was measured at, and no more."
+    return [total, *(_of_study(study, table[table["study"] == study]) for study in claims.sources)]
+
+
+def _of_study(study: str, table: pd.DataFrame) -> str:
+    name = f"{STUDIES[study][0].upper()}{STUDIES[study][1:]}"
+    measured = table.dropna(subset="seeds")
+    scales = measured["scale"].unique()
+    where = scales[0] if len(scales) == 1 else ""
+    text = f"{name}: {_lower(_counts(table, 'claims'))}"
+    for kind in (HOLDS, FAILS):
+        part = table[table["standing"] == kind].sort_values("p", kind="stable")
+        for line in part.head(1).to_dict("records"):
+            shown = told(line, scale=not where)
+            text += f"; most clearly {DO[kind][0]}: “{line['claim'].rstrip('.')}” ({shown})"
+    fewest, most = (f"{value:.0f}" for value in (measured["seeds"].min(), measured["seeds"].max()))
+    seeds = most if fewest == most else f"{fewest} to {most}"
+    return f"{text} ({where}; n = {seeds})." if where else f"{text}."
+
+
+def _counts(table: pd.DataFrame, what: str) -> str:
+    """How many claims have which standing: "Of 6 claims 2 hold, 1 is undecided, 3 are not run"."""
+    found, number = table["standing"].value_counts().to_dict(), len(table)
+    if len(found) == 1:
+        (kind,) = found
+        none, every = f"None of {number} {what} is run", f"{number} of {number} {what}"
+        return none if kind == NOT_RUN else f"{every} {DO[kind][1]}"
+    parts = (f"{found[kind]} {DO[kind][found[kind] > 1]}" for kind in DO if kind in found)
+    return f"Of {number} {what} {', '.join(parts)}"
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def told(line: Any, scale: bool = True) -> str:
+    """The effect behind a verdict: metric, interval, what it had to lie beyond, where."""
+    metric = line["metric"]
+    name = UNITS.get(metric, (metric,))[0]
+    text = f"{name} {effect(line)}, claimed beyond {amount(line['margin'], metric)}"
+    return text + f"; {line['scale']}, n = {line['seeds']:.0f}" * scale
+
+
+def amount(value: float, metric: str) -> str:
+    """A difference of a metric with its sign and unit; nothing for NaN.
+
+    >>> amount(0.0157, "acc"), amount(-0.0034, "ece")
+    ('+1.57 points', '-0.0034')
+    """
+    _, unit, factor, digits = UNITS.get(metric, (metric, "", 1, 3))
+    return "" if pd.isna(value) else f"{factor * value:+.{digits}f}{unit}"
+
+
+def effect(line: Any) -> str:
+    """The effect of a line of verdicts with its half-width."""
+    _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
+    if pd.isna(line["effect"]):
+        return ""
+    half = line["effect_ci95"]
+    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
+    return f"{factor * line['effect']:+.{digits}f}{spread}{unit}"
+
+
+def verdict(line: Any) -> str:
+    """A verdict; where it is undecided, by how many seeds, how wide, and how many would decide."""
+    if line["verdict"] != UNDECIDED:
+        return line["verdict"]
+    needed, metric = line["seeds_to_decide"], line["metric"]
+    more = f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else f"{needed:.0f}"
+    half = amount(line["effect_ci95"], metric).lstrip("+")
+    return f"{UNDECIDED} ({line['seeds']:.0f} seeds, ± {half}; {more} would decide)"
+
+
+def p_value(value: float) -> str:
+    """A p value for readers; nothing for NaN."""
+    return "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,186 @@
+"""What rows say to who has to choose: which options raise accuracy, which calibrate, two sentences.
+
+An option is a level of a choice (a KD method, a loss, mixup) against the level that stands for not
+choosing it, in pairs of runs equal in everything else, as claims are judged.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from kdlib.report.claims import DIGITS, Entry, by_scale, scale, seed_differences
+from kdlib.report.tables import over_seeds
+from kdlib.studies.published_claims import Claims, Comparison
+
+SHOWN = 4  # options that a sentence names
+METRICS = {"acc": ("Accuracy", " points", 100, 2, 1), "ece": ("ECE", "", 1, 4, -1)}
+NAMES = {
+    "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
+    "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A label, its value for not choosing, the values that are options (None: all others), and how
+    an option is called."""
+
+    key: str
+    versus: dict[str, Any]
+    levels: tuple[Any, ...] | None = None
+    where: dict[str, Any] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    words: str = "{}"
+
+
+def _kd_of(loss: str, name: str) -> Choice:
+    """The KD methods for students of one loss: what KD does depends on it."""
+    return Choice(
+        "kd_method", {"kd_method": "none", "teacher_loss": "none"},
+        ("kd", "kd_adjusted", "crd", "rkd", "at"), {"student_loss": loss},
+        words=f"{{}} of a {name} student",
+    )  # fmt: skip
+
+
+# Study -> the notebook of its students, and the choices they differ in.
+CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
+    "kd_calibration": ("02_students", (
+        _kd_of("ce", "cross-entropy"),
+        _kd_of("bs", "balanced-softmax"),
+        Choice("student_loss", {"student_loss": "ce"}, words="{} in the student"),
+        Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher"),
+        Choice("mixup", {"mixup": False}, words="mixup"),
+    )),
+    "self_distillation": ("04_self_distillation", (Choice("method", {"method": "none"}),)),
+    "multi_teacher": ("05_multi_teacher_fidelity", (Choice("method", {"method": "none"}),)),
+    "overlapping_teachers": ("06_overlapping_teachers", (
+        Choice("method", {"method": "none"}, where={"role": "student"},
+               free=("alpha", "temperature", "teachers")),
+    )),
+}  # fmt: skip
+
+
+def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
+    """One line a scale and option: its effects on accuracy and ECE, level minus not choosing it,
+    means over seeds with half-widths; only options with as many seeds as the scale's others."""
+    notebook, choices = CHOICES[study]
+    own = [entry for entry in found if entry.facts["notebook"] == notebook]
+    lines = []
+    for choice in choices:
+        there = dict.fromkeys(entry.facts.get(choice.key) for entry in own)
+        for level in choice.levels or sorted(
+            there.keys() - {None, "none", choice.versus[choice.key]}, key=str
+        ):
+            lines += _lines(own, notebook, choice, level)
+    table = pd.DataFrame(line for line in lines if line["seeds"])
+    if table.empty:
+        return table
+    most = table.groupby(["profile", "scale"])["seeds"].transform("max")
+    return table[table["seeds"] == most].reset_index(drop=True)
+
+
+def _lines(
+    own: Sequence[Entry], notebook: str, choice: Choice, level: Any
+) -> Iterable[dict[str, Any]]:
+    comparison = Comparison(
+        notebook=notebook, profiles=("any",), metric="acc", side="higher",
+        where=choice.where or None, level={choice.key: level}, versus=choice.versus,
+        free=choice.free,
+    )  # fmt: skip
+    for group in by_scale(own, comparison):
+        told = group[0][0].facts
+        line = {"profile": told["profile"], "scale": scale(group), "data": told["data"]}
+        line["option"] = choice.words.format(_name(level))
+        for metric in METRICS:
+            values, line["pairs"] = seed_differences(group, metric)
+            effect, half, line["seeds"] = over_seeds(values)
+            line |= {f"{metric}_effect": effect, f"{metric}_effect_ci95": half}
+        yield line
+
+
+def _name(level: Any) -> str:
+    parts = str(level).split("+")
+    return " + ".join(NAMES.get(part, part.upper() if len(part) < 5 else part) for part in parts)
+
+
+def sentences(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
+    """Two sentences a scale, on the scales that have the seeds of a verdict or, where none has, on
+    those with most. Of the profiles that judge the study's claims, else of others, else of digits;
+    empty without rows."""
+    table = options(study, found)
+    if table.empty:
+        return []
+    judges = {name for claim in claims.of(study) for name in claim.judged_by.profiles}
+    real = table["data"] != DIGITS
+    for wanted in (real & table["profile"].isin(judges), real, ~real):
+        if wanted.any():
+            table = table[wanted]
+            break
+    enough = table[table["seeds"] >= min(claims.seeds, table["seeds"].max())]
+    told: list[str] = []
+    for (_, where), part in enough.groupby(["profile", "scale"], sort=False):
+        told += _two(part, where)
+    return told
+
+
+def _two(part: pd.DataFrame, where: str) -> list[str]:
+    seeds = int(part["seeds"].max())
+    note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds, 95 % intervals"
+    note += "; digits illustrates and decides nothing" * bool((part["data"] == DIGITS).all())
+    accuracy, calibration = (_moved(part, metric) for metric in METRICS)
+    good = _listed(_gains(part)) or "nothing"
+    ending = (
+        f"; clearly better in one of the two and clearly worse in neither: {good}"
+        if seeds > 1
+        else ""
+    )
+    return [f"On {where} ({note}): {accuracy}.", f"{calibration}{ending}."]
+
+
+def _moved(part: pd.DataFrame, metric: str) -> str:
+    """What raises a metric and what lowers it, the largest effects first, and how many options do
+    neither clearly."""
+    kinds: dict[int, list[str]] = defaultdict(list)
+    ordered = part.sort_values(f"{metric}_effect", ascending=False, key=abs)
+    for line in ordered.to_dict("records"):
+        kind = _direction(line, metric)
+        kinds[kind].append(line["option"] + f" ({_amount(line, metric)})" * bool(kind))
+    told = [
+        f"{word} {_listed(kinds[kind])}"
+        for kind, word in ((1, "rises with"), (-1, "falls with"), (0, "does not clearly move with"))
+        if kinds[kind]
+    ]
+    return f"{METRICS[metric][0]} {', '.join(told)}"
+
+
+def _direction(line: dict[str, Any], metric: str) -> int:
+    """Where the interval lies; with one seed, which has none, where the effect does."""
+    effect, half = line[f"{metric}_effect"], line[f"{metric}_effect_ci95"]
+    half = 0.0 if pd.isna(half) else half
+    return (effect > half) - (effect < -half)
+
+
+def _gains(part: pd.DataFrame) -> list[str]:
+    gained = []
+    for line in part.to_dict("records"):
+        towards = [METRICS[m][4] * _direction(line, m) for m in METRICS]
+        if max(towards) == 1 and min(towards) >= 0:
+            gained.append(line["option"])
+    return gained
+
+
+def _amount(line: dict[str, Any], metric: str) -> str:
+    _, unit, factor, digits, _ = METRICS[metric]
+    effect, half = line[f"{metric}_effect"], line[f"{metric}_effect_ci95"]
+    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
+    return f"{factor * effect:+.{digits}f}{spread}{unit}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first SHOWN names, and how many more there are; empty for none."""
+    shown = list(names[:SHOWN])
+    shown += [f"{len(names) - SHOWN} more"] * (len(names) > SHOWN)
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))

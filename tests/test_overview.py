@@ -1,0 +1,406 @@
+"""The first screen and the pages of results: every number against the rows, whatever was run."""
+
+import itertools
+import json
+import math
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_claims import SEEDS, entries, grid_rows, row
+
+from kdlib import overview, prices
+from kdlib.config import fingerprint
+from kdlib.plan import ROOT, plan
+from kdlib.report import answers, audit, practice
+from kdlib.report import claims as judging
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
+from kdlib.studies.published_claims import load_claims
+
+T975 = {5: 2.7764451051977987}
+ROWS = ROOT / "results"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def interval(values):
+    half = T975[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), half
+
+
+def committed(folder):
+    """(labels..., seed) -> the metrics of the test split, straight from the files."""
+    found = {}
+    for path in (ROWS / folder / "rows").glob("*.json"):
+        content = json.loads(path.read_text())
+        labels = tuple(sorted(content["labels"].items()))
+        found[labels, content["run"]["seed"]] = content["metrics"]["test"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return overview.Overview.of()
+
+
+# --- what is committed -----------------------------------------------------------------------
+
+
+def test_every_generated_text_is_what_the_committed_rows_give(whole):
+    """After rows were added: python scripts/showcase.py."""
+    import showcase
+
+    texts = showcase.files(whole)
+    assert len(texts) == 5
+    for path, text in texts.items():
+        assert path.read_text() == text, path.name
+    names = {match[2] for match in showcase.BLOCK.finditer((ROOT / "README.md").read_text())}
+    assert names == {"answer", "cells"}
+    for picture in (overview.CLAIMS, overview.CELLS):
+        assert (ROOT / picture).is_file()
+        assert picture in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_has_no_measured_number_outside_its_generated_blocks():
+    import showcase
+
+    text = showcase.BLOCK.sub("", (ROOT / "README.md").read_text())
+    text = re.sub(r"<!-- results: .*?<!-- end -->", "", text, flags=re.DOTALL)
+    assert not re.search(r"\d ?(±|\+-) ?\d", text)
+
+
+def test_the_cells_of_the_readme_are_means_of_rows():
+    rows = committed("digits5/02_students")
+    text = overview.cells(ROWS / "digits5" / "03_calibration_study")
+    lines = re.findall(r"^\| (?!cell|---)(.*) \|$", text, re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        cell, acc, nll, ece, _ = line.split(" | ")
+        method, *rest = cell.replace("no KD", "none").split()
+        losses = dict(part.split(":") for part in rest if ":" in part)
+        wanted = {
+            "kd_method": method.lower(), "teacher_loss": losses.get("T", "none").lower(),
+            "student_loss": losses["S"].lower(), "mixup": "+mixup" in rest,
+        }  # fmt: skip
+        own = [rows[tuple(sorted(wanted.items())), seed] for seed in SEEDS]
+        for shown, metric, form in ((acc, "acc", 100), (nll, "nll", 1), (ece, "ece", 1)):
+            mean, half = (form * value for value in interval([one[metric] for one in own]))
+            digits = len(shown.split()[0].split(".")[1])
+            assert shown == f"{mean:.{digits}f} ± {half:.{digits}f}"
+    for method in ("kd", "crd", "rkd", "at"):
+        by_seed = []
+        for seed in SEEDS:
+            gains = [
+                test["acc"] - rows[tuple(sorted({**dict(labels), "kd_method": "none",
+                                                 "teacher_loss": "none"}.items())), seed]["acc"]
+                for (labels, own), test in rows.items()
+                if own == seed and dict(labels)["kd_method"] == method
+            ]  # fmt: skip
+            by_seed.append(100 * statistics.mean(gains))
+        mean, half = interval(by_seed)
+        assert f"{method.upper()} {mean:+.2f} ± {half:.2f}" in text
+
+
+def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
+    """Of the rows of profile precision, in bf16."""
+    table = practice.options("kd_calibration", whole.found)
+    rows = committed("precision/02_students/bf16")
+
+    def cell(method, loss, seed):
+        labels = {"kd_method": method, "teacher_loss": "none" if method == "none" else "ce",
+                  "student_loss": loss, "mixup": False}  # fmt: skip
+        return rows[tuple(sorted(labels.items())), seed]
+
+    def gain(seed, metric, one, other):
+        return cell(*one, seed)[metric] - cell(*other, seed)[metric]
+
+    wanted = {
+        "KD of a balanced-softmax student": [(("kd", "bs"), ("none", "bs"))],
+        "KD of a cross-entropy student": [(("kd", "ce"), ("none", "ce"))],
+        "balanced softmax in the student": [
+            (("kd", "bs"), ("kd", "ce")), (("none", "bs"), ("none", "ce"))
+        ],
+    }  # fmt: skip
+    for option, pairs in wanted.items():
+        own = (table["option"] == option) & (table["profile"] == "precision")
+        (line,) = table[own & table["scale"].str.contains("bf16")].to_dict("records")
+        for metric in ("acc", "ece"):
+            by_seed = [
+                statistics.mean(gain(seed, metric, *pair) for pair in pairs) for seed in SEEDS
+            ]
+            mean, half = interval(by_seed)
+            assert line[f"{metric}_effect"] == pytest.approx(mean)
+            assert line[f"{metric}_effect_ci95"] == pytest.approx(half)
+
+
+def test_hours_are_sums_of_stored_timings(whole):
+    lines = [line for line in whole.ledger["kd_calibration"] if line.profile == "precision"]
+    for line in lines:
+        paths = ROWS.glob(f"precision/0[12]*/{line.part}/timings/*.json")
+        seconds = [json.loads(path.read_text())["seconds"] for path in paths]
+        assert (line.runs, line.done, line.missing) == (25, 25, 0)
+        assert line.spent == pytest.approx(sum(seconds) / 3600)
+        assert line.left == 0
+    assert len(lines) == 2
+
+
+# --- where some studies have rows ------------------------------------------------------------
+
+METHODS = {"none": 0.40, "pskd": 0.44, "byot": 0.38, "dmfl": 0.406, "pskd+byot+dmfl": 0.43}
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory):
+    """Five seeds of self-distillation on disk, with timings; no other study has a row."""
+    results = tmp_path_factory.mktemp("results")
+    made = plan("cifar_small", results / "cifar_small", notebooks=["04"])
+    noise = np.random.default_rng(0)
+    kept = []
+    for run in made.runs:
+        if run.labels["method"] not in METHODS:
+            continue
+        acc = METHODS[run.labels["method"]] + 0.002 * noise.normal()
+        test = {"acc": acc, "ece_10": 0.1, "ece": 0.1, "nll": 2 - acc, "aurc": 100 * acc}
+        content = {"id": run.id, "run": run.identity(), "labels": run.labels, "folder": run.folder,
+                   "metrics": {"test": test}}  # fmt: skip
+        content = json.loads(json.dumps(content))
+        for kind, facts in (
+            ("rows", content | {"sha256": fingerprint(content)}),
+            ("timings", {"id": run.id, "seconds": 360.0}),
+        ):
+            path = made.out_dir / run.folder / kind / f"{run.id}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(facts))
+        kept.append(content)
+    return overview.Overview.of(results), kept
+
+
+def accuracies(rows, method):
+    return [
+        one["metrics"]["test"]["acc"]
+        for seed in SEEDS
+        for one in rows
+        if (one["labels"]["method"], one["run"]["seed"]) == (method, seed)
+    ]
+
+
+def test_a_study_that_was_run_is_told_with_its_numbers_and_the_others_are_not_run(some):
+    found, rows = some
+    total, kd, own, several, overlapping = found.answer
+    for text, number in ((kd, 14), (several, 8), (overlapping, 8)):
+        assert f"none of {number} claims is run" in text
+    gaps = [a - b for a, b in zip(accuracies(rows, "dmfl"), accuracies(rows, "none"), strict=True)]
+    mean, half = interval(gaps)
+    verdicts = found.verdicts.set_index("id")
+    line = verdicts.loc["dmfl_accuracy"]
+    assert line["effect"] == pytest.approx(mean)
+    expected = HOLDS if mean - half > 0.005 else FAILS if mean + half < 0.005 else UNDECIDED
+    assert line["verdict"] == expected
+    counts = found.verdicts.query("study == 'self_distillation'")["verdict"].value_counts()
+    assert f"{counts[HOLDS]} hold" in own
+    assert f"{counts[FAILS]} do not hold" in own
+    assert "(cifar100, resnet8, 15 epochs, bf16; n = 5)" in own
+    assert f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold" in total
+    assert total.count("30 are not run") == 1
+    for kind, words in ((HOLDS, "most clearly holds"), (FAILS, "most clearly does not hold")):
+        best = found.verdicts[found.verdicts["verdict"] == kind].sort_values("p").iloc[0]
+        claim = next(one for one in found.claims.claims if one.id == best["id"])
+        shown = answers.effect(best)
+        assert f"{words}: “{claim.claim.rstrip('.')}” (" in own
+        assert shown in own
+        if best["metric"] == "acc":
+            method = claim.judged_by.level["method"]
+            gaps = [
+                100 * (a - b) for a, b in zip(accuracies(rows, method), accuracies(rows, "none"),
+                                              strict=True)
+            ]  # fmt: skip
+            assert shown == "{:+.2f} ± {:.2f} points".format(*interval(gaps))
+
+
+def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
+    found, rows = some
+    text = overview.page(found, "self_distillation")
+    first, second = re.findall(r"^- (.*)$", text, re.MULTILINE)
+    assert first.startswith("On cifar100, resnet8, 15 epochs, bf16 (5 seeds, 95 % intervals)")
+    gaps = [
+        100 * (a - b)
+        for a, b in zip(accuracies(rows, "pskd"), accuracies(rows, "none"), strict=True)
+    ]
+    assert "rises with PS-KD ({:+.2f} ± {:.2f} points)".format(*interval(gaps)) in first
+    assert "falls with BYOT" in first
+    assert "ECE does not clearly move with" in second
+    assert second.endswith("clearly worse in neither: DMFL, PS-KD and PS-KD + BYOT + DMFL.")
+    (line,) = (one for one in found.ledger["self_distillation"] if one.profile == "cifar_small")
+    assert (line.runs, line.done) == (29, len(rows))
+    assert line.spent == pytest.approx(0.1 * len(rows))
+    assert "| cifar_small |" in text
+    assert f"| 29 | {len(rows)} | 2.5 |" in text
+    for study in ("kd_calibration", "multi_teacher", "overlapping_teachers"):
+        assert "No run of this study is stored" in overview.page(found, study)
+    assert "cifar_small 25 (2.5 h)" in overview.first_screen(found)
+
+
+def test_where_nothing_was_run(tmp_path):
+    found = overview.Overview(load_claims(), [], [])
+    assert found.answer[0].startswith("None of 40 claims of 4 public studies is run")
+    assert len(found.answer) == 5
+    assert (found.verdicts["verdict"] == NOT_RUN).all()
+
+
+# --- standings and verdicts in words ---------------------------------------------------------
+
+
+def table_of(*verdicts):
+    """One claim's lines, one a verdict."""
+    claims = load_claims()
+    first = claims.claims[0]
+    one = claims.model_copy(update={"claims": (first,), "sources": {first.study: "x"}})
+    base = {"id": first.id, "study": first.study, "metric": "acc", "side": "higher", "p": 0.5,
+            "effect": 0.02, "effect_ci95": 0.01, "margin": 0.005, "seeds": 5, "scale": "somewhere",
+            "seeds_to_decide": math.nan}  # fmt: skip
+    lines = [base | {"verdict": word, "p": 0.1 / at} for at, word in enumerate(verdicts, start=1)]
+    return one, pd.DataFrame(lines)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "standing"),
+    [
+        ([HOLDS], HOLDS), ([FAILS, ILLUSTRATION], FAILS), ([HOLDS, FAILS], answers.MIXED),
+        ([UNDECIDED, HOLDS], HOLDS), ([UNDECIDED], UNDECIDED), ([NOT_RUN], NOT_RUN),
+        (["4 seeds: no verdict"], answers.FEW), (["4 seeds: no verdict", UNDECIDED], UNDECIDED),
+        ([NOT_RUN, ILLUSTRATION], NOT_RUN),
+    ],
+)  # fmt: skip
+def test_the_standing_of_a_claim(verdicts, standing):
+    claims, table = table_of(*verdicts)
+    (line,) = answers.standings(claims, table).to_dict("records")
+    assert line["standing"] == standing
+    if standing in (HOLDS, FAILS):
+        assert line["verdict"] == standing
+    sentence = answers.answer(claims, table)[1]
+    words = "none of 1 claims is run" if standing == NOT_RUN else answers.DO[standing][1]
+    assert words in sentence
+
+
+def test_an_undecided_claim_says_seeds_width_and_what_would_decide():
+    line = {"verdict": UNDECIDED, "metric": "acc", "seeds": 5, "effect_ci95": 0.0062}
+    text = answers.verdict(line | {"seeds_to_decide": 12})
+    assert text == "undecided (5 seeds, ± 0.62 points; 12 would decide)"
+    text = answers.verdict(line | {"seeds_to_decide": math.inf, "metric": "ece"})
+    assert text == "undecided (5 seeds, ± 0.0062; more than 1000 would decide)"
+    assert answers.verdict(line | {"verdict": HOLDS}) == HOLDS
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+def taught(gain, **options):
+    """KD, CRD and no KD; CRD gains `gain`."""
+    rows = grid_rows(gain, 0.002, **options)
+    for seed, loss in itertools.product(SEEDS, ("ce", "bs")):
+        plain = row("none", loss, seed, 0.7 + 0.001 * seed, **options)
+        plain["labels"]["teacher_loss"] = "none"
+        rows.append(plain)
+    return rows
+
+
+def test_options_rise_fall_or_do_neither_clearly():
+    claims = load_claims()
+    first, second = practice.sentences("kd_calibration", entries(taught(0.2)), claims)
+    assert "Accuracy rises with CRD of a" in first
+    assert re.search(r"does not clearly move with .*KD of a", first)
+    assert "ECE falls with CRD of a" in second  # it is 1 - acc there
+    assert second.count("clearly better in one of the two and clearly worse in neither: CRD") == 1
+    first, second = practice.sentences("kd_calibration", entries(taught(-0.2)), claims)
+    assert "Accuracy falls with CRD of a" in first
+    assert second.endswith("clearly worse in neither: nothing.")
+
+
+def test_one_seed_is_descriptive_and_digits_come_last():
+    claims = load_claims()
+    one = [each for each in taught(0.2) if each["run"]["seed"] == 0]
+    first, second = practice.sentences("kd_calibration", entries(one), claims)
+    assert "(1 seed, descriptive)" in first
+    assert "±" not in first + second
+    assert "neither" not in second
+    digits = entries(taught(-0.2, data="digits"), "digits5")
+    (told, _) = practice.sentences("kd_calibration", digits, claims)
+    assert "illustrates and decides nothing" in told
+    other = entries(taught(0.2), "precision")
+    (told, _) = practice.sentences("kd_calibration", digits + other, claims)
+    assert told.startswith("On cifar10")
+    judge = entries(taught(0.1), "cifar_small")
+    assert len(practice.sentences("kd_calibration", digits + other + judge, claims)) == 2
+    assert practice.sentences("multi_teacher", judge, claims) == []
+
+
+def test_a_sentence_names_the_largest_effects_and_counts_the_others():
+    names = [f"method{at}" for at in range(7)]
+    assert practice._listed(names) == "method0, method1, method2, method3 and 3 more"
+    assert practice._listed(names[:2]) == "method0 and method1"
+    assert practice._listed([]) == ""
+
+
+# --- what it costs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return plan("cifar_small", "out", notebooks=["04"]).runs
+
+
+def test_runs_of_the_same_kind_are_priced_by_their_epochs(runs):
+    run = runs[0]
+    twins = [one for one in runs if one.labels == run.labels]
+    pace = prices.Pace([prices.Timed(one, at) for at, one in enumerate(twins, start=100)])
+    longer = run.model_copy(update={"recipe": run.recipe.model_copy(update={"epochs": 30})})
+    median = statistics.median(range(100, 100 + len(twins)))
+    assert pace.seconds(longer) == (pytest.approx(2 * median), prices.SAME)
+
+
+def test_other_runs_are_priced_by_operations_at_the_pace_of_the_nearest_network(runs):
+    small, deep = (run.model_copy(update={"model": name}) for run, name in
+                   ((runs[0], "resnet8"), (runs[0], "resnet56")))  # fmt: skip
+    assert prices.forward(deep) > 5 * prices.forward(small)
+    pace = prices.Pace([prices.Timed(small, 100.0), prices.Timed(deep, 500.0)])
+    between = runs[0].model_copy(update={"model": "resnet44"})
+    seconds, by = pace.seconds(between)
+    assert by == prices.SIMILAR
+    assert seconds == pytest.approx(500 * prices.forward(between) / prices.forward(deep))
+    known, _ = pace.seconds(small.model_copy(update={"data": "cifar10"}))
+    assert known == pytest.approx(100, rel=0.01)
+    assert prices.Pace([]).seconds(small)[1] == prices.UNKNOWN
+    elsewhere = small.model_copy(update={"data": "photos"})
+    assert prices.Pace([prices.Timed(small, 1.0)]).seconds(elsewhere)[1] == prices.UNKNOWN
+
+
+def test_operations_count_images_and_teachers():
+    made = plan("cifar_small", "out", notebooks=["01", "02"], seeds=[0]).runs
+    plain = next(run for run in made if run.id.startswith("none-none-ce-no_mixup"))
+    taught_run = next(run for run in made if run.id.startswith("kd-ce-ce-no_mixup"))
+    assert prices.images(plain) == pytest.approx(9928, rel=0.001)
+    extra = prices.operations(taught_run) - prices.operations(plain)
+    assert extra == pytest.approx(
+        20 * prices.images(plain) * prices.forward(taught_run.teachers[0])
+    )
+
+
+def test_the_figure_names_what_was_measured_by_letters():
+    found = entries(taught(0.2)) + entries(taught(0.1), "paper")
+    verdicts = audit.deterministic_tables(load_claims(), found)["verdicts"]
+    figure = audit.forest(verdicts, "title")
+    title = figure._suptitle.get_text().splitlines()
+    assert title[0] == "title"
+    assert [line.split(":")[0] for line in title[1:]] == ["a", "b"]
+    names = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert {name.split("(")[1][0] for name in names} == {"a", "b"}
+
+
+def test_folders_with_rows(tmp_path):
+    (tmp_path / "a" / "02_students" / "rows").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    assert judging.with_rows(tmp_path) == [tmp_path / "a"]
+    assert isinstance(judging.RESULTS, Path)
