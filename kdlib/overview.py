@@ -15,7 +15,7 @@ from kdlib import prices
 from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.report import audit, practice, readable
-from kdlib.report.answers import STUDIES, UNITS, answer
+from kdlib.report.answers import STUDIES, answer
 from kdlib.report.claims import DIGITS, ILLUSTRATION, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
@@ -155,8 +155,7 @@ def _claims(overview: Overview, study: str) -> pd.DataFrame:
     verdicts = overview.verdicts
     own = (verdicts["study"] == study) & (verdicts["verdict"] != ILLUSTRATION)
     shown = audit.readable(overview.claims, verdicts)[own]
-    shown["metric"] = [UNITS[metric][0] for metric in shown["metric"]]
-    columns = ["in words", "verdict", "ours", "margin", "metric", "seeds", "p", "p Holm",
+    columns = ["in words", "verdict", "metric", "ours", "from", "to hold", "seeds", "p", "p Holm",
                "published", "scale"]  # fmt: skip
     return shown[columns].rename(columns={"in words": "claim", "published": "published (mean)"})
 

@@ -357,6 +357,8 @@ def test_judged_against_loops(effect, spread, expected):
     half = 2.776445105 * deviation / math.sqrt(5)
     assert line["effect"] == pytest.approx(mean)
     assert line["effect_ci95"] == pytest.approx(half)
+    kd = [one["metrics"]["test"]["acc"] for one in rows if one["labels"]["kd_method"] == "kd"]
+    assert line["versus"] == pytest.approx(sum(kd) / len(kd))
     assert (line["pairs"], line["seeds"], line["verdict"]) == (2, 5, expected)
     assert (line["p"] < 0.05) == (abs(mean - 0.005) > half)
     assert ("seeds_to_decide" in line) == (expected == UNDECIDED)
@@ -439,6 +441,8 @@ def test_a_seed_counts_only_where_it_is_complete():
     (line,) = judging.judge(claim, claims, entries(rows + alone))
     assert (line["pairs"], line["seeds"]) == (2, 5)
     assert line["effect"] == pytest.approx(0.03)
+    kd = [one["metrics"]["test"]["acc"] for one in rows if one["labels"]["kd_method"] == "kd"]
+    assert line["versus"] == pytest.approx(sum(kd) / len(kd))  # not of the cell of one seed
     lost = [one for one in rows if (one["run"]["seed"], one["labels"]["student_loss"]) != (4, "bs")]
     (line,) = judging.judge(claim, claims, entries(lost))  # bs has 4 seeds now, ce has 5
     assert (line["pairs"], line["seeds"]) == (1, 5)

@@ -260,6 +260,7 @@ def table_of(*verdicts):
     one = claims.model_copy(update={"claims": (first,), "sources": {first.study: "x"}})
     base = {"id": first.id, "study": first.study, "metric": "acc", "side": "higher", "p": 0.5,
             "effect": 0.02, "effect_ci95": 0.01, "margin": 0.005, "seeds": 5, "scale": "somewhere",
+            "versus": 0.7,
             "seeds_to_decide": math.nan}  # fmt: skip
     lines = [base | {"verdict": word, "p": 0.1 / at} for at, word in enumerate(verdicts, start=1)]
     return one, pd.DataFrame(lines)
@@ -283,6 +284,24 @@ def test_the_standing_of_a_claim(verdicts, standing):
     sentence = answers.answer(claims, table)[1]
     words = "none of 1 claims is run" if standing == NOT_RUN else answers.DO[standing][1]
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("side", "effect", "margin", "turned"),
+    [
+        ("higher", -0.03, 0.005, True),
+        ("higher", -0.012, 0.005, False),  # its interval holds -0.005
+        ("higher", 0.001, 0.005, False),
+        ("lower", 0.03, -0.005, True),
+        ("higher", -0.03, -0.005, False),  # "not worse by more than": worse is all there is
+    ],
+)
+def test_a_claim_whose_reverse_is_beyond_the_margin_says_so(side, effect, margin, turned):
+    line = {"verdict": FAILS, "metric": "acc", "side": side, "effect": effect, "margin": margin,
+            "effect_ci95": 0.01}  # fmt: skip
+    assert answers.reversed_effect(line) == turned
+    assert answers.verdict(line).endswith("(the reverse is beyond the margin)") == turned
+    assert not answers.reversed_effect(line | {"verdict": HOLDS})
 
 
 def test_an_undecided_claim_says_seeds_width_and_what_would_decide():

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
+from kdlib.report.literature import SIGN
 from kdlib.studies.published_claims import Claims
 
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
@@ -78,6 +79,8 @@ def _of_study(study: str, table: pd.DataFrame) -> str:
             text += f"; most clearly {DO[kind][0]}: “{line['claim'].rstrip('.')}” ({shown})"
     fewest, most = (f"{value:.0f}" for value in (measured["seeds"].min(), measured["seeds"].max()))
     seeds = most if fewest == most else f"{fewest} to {most}"
+    turned = sum(map(reversed_effect, table.to_dict("records")))
+    text += f"; in {turned} the effect is beyond the margin the other way" * bool(turned)
     return f"{text} ({where}; n = {seeds})." if where else f"{text}."
 
 
@@ -100,8 +103,36 @@ def told(line: Any, scale: bool = True) -> str:
     """The effect behind a verdict: metric, interval, what it had to lie beyond, where."""
     metric = line["metric"]
     name = UNITS.get(metric, (metric,))[0]
-    text = f"{name} {effect(line)}, claimed beyond {amount(line['margin'], metric)}"
+    text = f"{name} {effect(line)} from {level(line['versus'], metric)}, to hold {to_hold(line)}"
     return text + f"; {line['scale']}, n = {line['seeds']:.0f}" * scale
+
+
+def to_hold(line: Any) -> str:
+    """Where the interval has to lie for the claim to hold: "> +0.50 points"."""
+    if pd.isna(line["margin"]):
+        return ""
+    return f"{'>' if line['side'] == 'higher' else '<'} {amount(line['margin'], line['metric'])}"
+
+
+def reversed_effect(line: Any) -> bool:
+    """Whether a claim fails by more than its margin: the interval lies beyond the margin on the
+    other side of 0."""
+    if line["verdict"] != FAILS:
+        return False
+    sign = SIGN[line["side"]]
+    highest, margin = sign * line["effect"] + line["effect_ci95"], sign * line["margin"]
+    return margin > 0 and highest < -margin
+
+
+def level(value: float, metric: str) -> str:
+    """A metric's own value in its unit; nothing for NaN.
+
+    >>> level(0.4912, "acc"), level(0.0312, "ece")
+    ('49.12 %', '0.0312')
+    """
+    _, unit, factor, digits = UNITS.get(metric, (metric, "", 1, 3))
+    unit = {" points": " %"}.get(unit, unit)
+    return "" if pd.isna(value) else f"{factor * value:.{digits}f}{unit}"
 
 
 def amount(value: float, metric: str) -> str:
@@ -125,9 +156,10 @@ def effect(line: Any) -> str:
 
 
 def verdict(line: Any) -> str:
-    """A verdict; where it is undecided, by how many seeds, how wide, and how many would decide."""
+    """A verdict; where it is undecided, by how many seeds, how wide, and how many would decide;
+    where it fails by more than its margin, that too."""
     if line["verdict"] != UNDECIDED:
-        return line["verdict"]
+        return line["verdict"] + " (the reverse is beyond the margin)" * reversed_effect(line)
     needed, metric = line["seeds_to_decide"], line["metric"]
     more = f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else f"{needed:.0f}"
     half = amount(line["effect_ci95"], metric).lstrip("+")

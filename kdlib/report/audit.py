@@ -9,7 +9,17 @@ import pandas as pd
 from kdlib.plots.claims import forest
 from kdlib.report import claims as judging
 from kdlib.report import html, literature
-from kdlib.report.answers import STUDIES, amount, answer, effect, p_value, verdict
+from kdlib.report.answers import (
+    STUDIES,
+    UNITS,
+    amount,
+    answer,
+    effect,
+    level,
+    p_value,
+    to_hold,
+    verdict,
+)
 from kdlib.report.claims import ILLUSTRATION, Entry
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
@@ -21,10 +31,15 @@ PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
 (params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
 each seed; its 95 % interval is over seeds. A claim holds where the interval lies wholly beyond the
-margin on the claimed side, does not hold where it lies wholly below it, and is undecided otherwise:
-then the table says how many seeds would decide it if effect and spread stay. p is of the t test
-against the margin, beside it adjusted after Holm over all claims of the study, those not run
-included; the verdict uses the interval. A verdict is about its scale, and no more."""
+margin on the claimed side, and does not hold where it lies wholly below it: so an effect smaller
+than the margin does not hold, and where the reverse is beyond the margin, that is said. It is
+undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p is
+of the t test against the margin, beside it adjusted after Holm over all claims of the study, those
+not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
+TABLE = """Every claim and what our runs say of it: mean difference ± half of the 95 % interval over
+seeds, from the mean level of what it is measured against; to hold: where that interval would have
+to lie; published: the mean of the study's own
+differences in pairs, at its own scale"""
 CARE = """What is said of published code was read in the sources named; how each mistake is known,
 what is inference and what was not seen stands beside it. Of the KD x calibration study the compiled
 CIFAR-10 modules were read and the CIFAR-100 code was not at hand. The published numbers are quoted
@@ -51,7 +66,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         html.folded("How a claim is judged", html.note(RULE)),
         html.note(CARE),
         drawn,
-        html.table(narrow[decided], "Every claim and what our runs say of it"),
+        html.table(narrow[decided], TABLE),
         html.folded("On digits, as an illustration", html.table(narrow[~decided])),
         html.heading("The claims, and what their own numbers support"),
         html.note(SUPPORT),
@@ -94,8 +109,8 @@ def published_effect(analyses: Sequence[Analysis]) -> float:
 
 
 def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts for readers: claim, source, effect as published (mean over its groups) and ours
-    with its half-width, seeds, scale, verdict."""
+    """The verdicts for readers: claim, source, effect as published (mean over its groups), ours
+    with its half-width, from what level, where it would hold, seeds, scale, verdict."""
     by_id = {claim.id: claim for claim in claims.claims}
     lines = []
     for line in verdicts.to_dict("records"):
@@ -107,8 +122,9 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "published": amount(published, metric),
             "ours": effect(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
-            "margin": amount(line["margin"], metric),
-            "metric": metric,
+            "from": level(line["versus"], metric),
+            "to hold": to_hold(line),
+            "metric": UNITS.get(metric, (metric,))[0],
             "p": p_value(line["p"]),
             "p Holm": p_value(line["p_holm"]),
             "scale": "" if pd.isna(line["scale"]) else f"{line['profile']}: {line['scale']}",

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -149,8 +149,17 @@ def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
     return f"{what}, {who}{epochs}{precision}"
 
 
-def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> tuple[pd.Series, int]:
-    """The mean difference of each seed, level minus versus, and how many pairs a seed has.
+class Differences(NamedTuple):
+    """by_seed: the mean difference of each seed, level minus versus; pairs: how many a seed has;
+    versus: the mean of what they are measured against."""
+
+    by_seed: pd.Series
+    pairs: int
+    versus: float
+
+
+def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Differences:
+    """The differences of a group, seed by seed.
 
     Pairs that are there for fewer seeds than others (a part of a grid that has one seed) do not
     count; a seed counts where it has all pairs that do.
@@ -159,14 +168,18 @@ def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> tuple
         {
             "seed": one.facts["seed"],
             "pair": fingerprint([_labels(one), _labels(other)]),
-            "difference": metric_of(one.row, metric) - metric_of(other.row, metric),
+            "level": metric_of(one.row, metric),
+            "versus": metric_of(other.row, metric),
         }
         for one, other in group
     ])  # fmt: skip
-    wide = lines.groupby(["seed", "pair"])["difference"].mean().unstack()
-    seeds = wide.count()
-    whole = wide.loc[:, seeds == seeds.max()].dropna()
-    return whole.mean(axis=1), whole.shape[1] if len(whole) else 0
+    lines["difference"] = lines["level"] - lines["versus"]
+    wide = lines.groupby(["seed", "pair"])[["difference", "versus"]].mean().unstack()
+    seeds = wide["difference"].count()
+    kept = seeds.index[seeds == seeds.max()]
+    whole = wide["difference"][kept].dropna()
+    against = wide["versus"].loc[whole.index, kept].mean(axis=1).mean()
+    return Differences(whole.mean(axis=1), whole.shape[1] if len(whole) else 0, float(against))
 
 
 def _labels(entry: Entry) -> dict[str, Any]:
@@ -206,8 +219,9 @@ def judge(claim: Claim, claims: Claims, found: Sequence[Entry]) -> list[dict[str
     """One line a scale of a claim's profiles, then of digits, which illustrates; "not run" alone
     where no profile that may decide has rows.
 
-    effect: level minus versus in the metric's unit, with `effect_ci95`; p: of the two-sided t test
-    against the margin, so below 0.05 where the interval excludes it.
+    effect: level minus versus in the metric's unit, with `effect_ci95`; versus: the mean of the
+    latter; p: of the two-sided t test against the margin, so below 0.05 where the interval excludes
+    it.
     """
     judged = claim.judged_by
     name = {"id": claim.id, "study": claim.study, "metric": judged.metric, "side": judged.side}
@@ -228,12 +242,12 @@ def _line(
 ) -> dict[str, Any] | None:
     """The effect in a group and its verdict; nothing where no seed has a number."""
     sign, margin = SIGN[claim.judged_by.side], claims.margin(claim)
-    values, number = seed_differences(group, claim.judged_by.metric)
+    values, number, versus = seed_differences(group, claim.judged_by.metric)
     effect, half, seeds = over_seeds(values)
     if not seeds:
         return None
     line = {"pairs": number, "seeds": seeds, "effect": effect, "effect_ci95": half}
-    line |= {"margin": sign * margin}
+    line |= {"versus": versus, "margin": sign * margin}
     if group[0][0].facts["data"] == DIGITS:
         return line | {"verdict": ILLUSTRATION}
     line["verdict"] = verdict(sign * effect, half, seeds, margin, claims.seeds)
@@ -256,7 +270,7 @@ def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
     claims as the study has, those not run included, so that what is not run buys nothing."""
     lines = [line for claim in claims.claims for line in judge(claim, claims, found)]
     columns = ["id", "study", "profile", "scale", "metric", "side", "pairs", "seeds", "effect",
-               "effect_ci95", "margin", "p", "verdict", "seeds_to_decide"]  # fmt: skip
+               "effect_ci95", "versus", "margin", "p", "verdict", "seeds_to_decide"]  # fmt: skip
     table = pd.DataFrame(lines, columns=columns)
     table.insert(columns.index("p") + 1, "p_holm", np.nan)
     judged = table[table["verdict"].isin([HOLDS, FAILS, UNDECIDED])]

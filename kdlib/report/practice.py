@@ -95,7 +95,7 @@ def _lines(
         line = {"profile": told["profile"], "scale": scale(group), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
         for metric in METRICS:
-            values, line["pairs"] = seed_differences(group, metric)
+            values, line["pairs"], line[f"{metric}_versus"] = seed_differences(group, metric)
             effect, half, line["seeds"] = over_seeds(values)
             line |= {f"{metric}_effect": effect, f"{metric}_effect_ci95": half}
         yield line
