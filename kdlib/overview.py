@@ -46,8 +46,10 @@ class Overview:
 
     @classmethod
     def of(cls, results: Path = ROOT / "results") -> "Overview":
-        """Of the profiles that have rows under `results`, and of those that judge claims."""
-        claims, there = load_claims(), with_rows(results)
+        """Of the profiles that have rows under `results`, but for `digits`, which is never
+        committed, and of those that judge claims."""
+        claims = load_claims()
+        there = [folder for folder in with_rows(results) if folder.name != DIGITS]
         judges = [name for claim in claims.claims for name in claim.judged_by.profiles]
         asked = dict.fromkeys([*judges, *(path.name for path in there)])
         known = [name for name in asked if name in profiles()]

@@ -1,5 +1,6 @@
-"""Write what the committed rows say: the README's generated blocks and pictures, and a page of
-results a study. After rows were added under results/, this is all there is to do.
+"""Write what the committed rows say: the README's generated blocks and pictures, a page of results
+a study, and the claims' section of the reports that have one, whose verdicts hang on the rows of
+every profile. After rows were added under results/, this is all there is to do.
 
 python scripts/showcase.py
 """
@@ -10,7 +11,10 @@ from pathlib import Path
 
 from kdlib import overview, plots
 from kdlib.plan import ROOT
+from kdlib.report import audit, csv
 from kdlib.report.answers import STUDIES
+from kdlib.report.claims import DIGITS
+from kdlib.studies.published_claims import STEM
 
 BLOCK = re.compile(
     r"(<!-- (\w+), written by: python scripts/showcase.py -->\n).*?(<!-- end of generated -->)",
@@ -25,7 +29,15 @@ def files(found: overview.Overview) -> dict[Path, str]:
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
     pages = {ROOT / overview.PAGES / f"{name}.md": overview.page(found, name) for name in STUDIES}
-    return {readme: text, **pages}
+    verdicts = csv(found.verdicts).decode()
+    tables = {folder / STEM / "verdicts.csv": verdicts for folder in sections()}
+    return {readme: text, **pages, **tables}
+
+
+def sections() -> list[Path]:
+    """The committed profiles' folders whose reports have the claims' section."""
+    found = (path.parent for path in (ROOT / "results").glob(f"*/{STEM}"))
+    return sorted(folder for folder in found if folder.name != DIGITS)
 
 
 def main() -> None:
@@ -38,6 +50,8 @@ def main() -> None:
     claims = ROOT / overview.CLAIMS
     plots.save(found.figure(), claims.parent, claims.stem)
     claims.with_suffix(".svg").unlink()
+    for folder in sections():
+        print(audit.write(found.claims, found.found, folder).relative_to(ROOT))
     study = ROOT / "results" / overview.SHOWCASE / "03_calibration_study"
     shutil.copy(study / "figures" / "acc_vs_ece.png", ROOT / overview.CELLS)
 
