@@ -79,6 +79,20 @@ def test_every_comparison_finds_pairs_among_the_planned_runs(claims, planned):
         assert profiles & set(claim.judged_by.profiles), f"{claim.id}: no profile plans its runs"
 
 
+def test_the_small_profiles_judge_every_claim_but_those_of_large_students(claims, planned):
+    """At as many seeds as a verdict takes; `paper` alone has EfficientNet-B0."""
+    undecidable = set()
+    for claim in claims.claims:
+        seeds = [
+            {one.facts["seed"] for one, _ in group}
+            for group in judging.by_scale(planned, claim.judged_by)
+            if group[0][0].facts["profile"] in set(claim.judged_by.profiles) - {"paper"}
+        ]
+        if max(map(len, seeds), default=0) < claims.seeds:
+            undecidable.add(claim.id)
+    assert undecidable == {"efficientnet_over_resnet18", "efficientnet_over_mobilenet"}
+
+
 def test_every_level_exists_in_its_study(claims, planned):
     """Each named value is one that some planned run has, so a typo cannot leave a claim not run."""
     values = {}

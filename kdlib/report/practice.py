@@ -20,18 +20,21 @@ METRICS = {"acc": ("Accuracy", " points", 100, 2, 1), "ece": ("ECE", "", 1, 4, -
 NAMES = {
     "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
     "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
+    "kd": "KD", "crd": "CRD", "rkd": "RKD", "at": "AT", "byot": "BYOT", "dmfl": "DMFL",
+    "camkd": "CAMKD", "ca_mkd": "CA-MKD",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A label, its value for not choosing, the values that are options (None: all others), and how
-    an option is called."""
+    """A label, its value for not choosing, the values that are options (None: all others), labels
+    that an option has beside it, and how it is called."""
 
     key: str
     versus: dict[str, Any]
     levels: tuple[Any, ...] | None = None
     where: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     words: str = "{}"
 
@@ -57,8 +60,11 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "self_distillation": ("04_self_distillation", (Choice("method", {"method": "none"}),)),
     "multi_teacher": ("05_multi_teacher_fidelity", (Choice("method", {"method": "none"}),)),
     "overlapping_teachers": ("06_overlapping_teachers", (
-        Choice("method", {"method": "none"}, where={"role": "student"},
-               free=("alpha", "temperature", "teachers")),
+        *(
+            Choice("method", {"method": "none"}, where={"role": "student"},
+                   beside={"alpha": alpha, "temperature": 4.0}, free=("teachers",), words=words)
+            for alpha, words in ((0.5, "{} beside the labels"), (1.0, "{} without labels"))
+        ),
     )),
 }  # fmt: skip
 
@@ -87,7 +93,7 @@ def _lines(
 ) -> Iterable[dict[str, Any]]:
     comparison = Comparison(
         notebook=notebook, profiles=("any",), metric="acc", side="higher",
-        where=choice.where or None, level={choice.key: level}, versus=choice.versus,
+        where=choice.where or None, level={choice.key: level} | choice.beside, versus=choice.versus,
         free=choice.free,
     )  # fmt: skip
     for group in by_scale(own, comparison):
@@ -102,8 +108,12 @@ def _lines(
 
 
 def _name(level: Any) -> str:
-    parts = str(level).split("+")
-    return " + ".join(NAMES.get(part, part.upper() if len(part) < 5 else part) for part in parts)
+    """An option for readers.
+
+    >>> _name("pskd+byot"), _name("restricted_kd")
+    ('PS-KD + BYOT', 'restricted kd')
+    """
+    return " + ".join(NAMES.get(part, part.replace("_", " ")) for part in str(level).split("+"))
 
 
 def sentences(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
