@@ -763,3 +763,11 @@ def test_controls_of_other_losses_stay_out_of_means_that_students_with_kd_do_not
     assert sorted(plain["student_loss"].unique()) == ["als", "bs", "ce", "cp"]
     assert set(plain["cell"]) <= set(study.posthoc["cell"])
     assert report.write(rows, params, tmp_path).is_file()
+
+
+def test_settings_of_one_grid_have_headings_of_their_own(tmp_path):
+    for setting in ("verdicts", "whole_grid"):
+        params = params_of(setting=setting)
+        page = report.write(fake_rows(params), params, tmp_path)
+    heads = re.findall(r"<h2>(KD x calibration[^<]*)</h2>", page.read_text())
+    assert [head.split(" (")[-1] for head in heads] == ["verdicts)", "whole_grid)"]

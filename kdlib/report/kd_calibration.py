@@ -38,7 +38,8 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     shown = appendix.figure("batch_ece", page.BATCH, plots.batch_ece(demo, page.BATCH))
     appendix.write(page.BATCH, page.demonstration(demo, shown))
     parts = [*page.section(study, drawn), section.files()]
-    return section.write(title(params), parts, terminal(study))
+    head = title(params) + f" ({params.setting})" * bool(params.setting)
+    return section.write(head, parts, terminal(study))
 
 
 def deterministic_tables(
