@@ -72,6 +72,14 @@ def test_the_readme_has_no_measured_number_outside_its_generated_blocks():
     assert not re.search(r"\d ?(±|\+-) ?\d", text)
 
 
+def test_the_readmes_count_of_networks_is_that_of_the_default_profile():
+    made = plan("digits")
+    assert (
+        f"analyses the default profile: {len(made.runs)} networks"
+        in (ROOT / "README.md").read_text()
+    )
+
+
 def test_the_cells_of_the_readme_are_means_of_rows():
     rows = committed("digits5/02_students")
     text = overview.cells(ROWS / "digits5" / "03_calibration_study")

@@ -43,7 +43,7 @@ differences in pairs, at its own scale"""
 CARE = """What is said of published code was read in the sources named; how each mistake is known,
 what is inference and what was not seen stands beside it. Of the KD x calibration study the compiled
 CIFAR-10 modules were read and the CIFAR-100 code was not at hand. The published numbers are quoted
-as they stand; nobody's runs were repeated with their own code."""
+as they stand; no run was repeated with the published code."""
 SUPPORT = """Published tables read in pairs that agree in everything else: mean difference ±
 standard error over pairs, in the table's own unit. Pairs of one table share its runs, so this is a
 yardstick and no test."""
