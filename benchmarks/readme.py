@@ -32,11 +32,13 @@ def headlines(folder: Path) -> list[dict[str, str]]:
                   bf16=row["as shipped, bf16"], fp32=row["as shipped, fp32"])
         for row in _rows(_results("step_*.json", folder))
     ]  # fmt: skip
-    cached = {(row["teachers"], row["precision"]): row["plain / cached"]
-              for row in _rows(_results("cached.json", folder))}  # fmt: skip
-    for teachers in sorted({count for count, _ in cached}):
-        by_precision = {name: cached[teachers, name] for name in ("bf16", "fp32")}
-        what = f"cached logits, {teachers} teacher{'s' * (teachers > 1)}, Fashion-MNIST"
+    cached: dict[tuple[str, int], dict[str, dict]] = {}
+    for row in _rows(_results("cached.json", folder)):
+        if row["plain / cached"]:  # some methods have nothing to cache
+            by_precision = cached.setdefault((row["method"], row["teachers"]), {})
+            by_precision[row["precision"]] = row["plain / cached"]
+    for (method, teachers), by_precision in cached.items():
+        what = f"cached {method}, {teachers} teacher{'s' * (teachers > 1)}, Fashion-MNIST"
         found.append(_headline("a plain loop in fp32", what, **by_precision))
     for row in _rows(_results("cohorts_*.json", folder)):
         if row["cohort"] == 16:

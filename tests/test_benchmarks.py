@@ -219,3 +219,15 @@ def test_the_table_of_the_precision_test_is_what_its_rows_give():
         nll = f"{line['nll']:+.3f} +- {line['nll_ci95']:.3f}"
         ece = f"{line['ece']:+.4f} +- {line['ece_ci95']:.4f}"
         assert f"| {name} | {acc} | {nll} | {ece} |" in text
+
+
+def test_the_headline_of_cached_teachers_is_that_of_its_own_method():
+    folder = common.HERE / "results"
+    rows = json.loads((folder / "cached.json").read_text())["rows"]
+    told = {line["what"]: line for line in readme.headlines(folder)}
+    cacheable = [row for row in rows if row["plain / cached"]]
+    assert {row["method"] for row in cacheable} == {"logits", "camkd_pooled"}
+    for row in cacheable:
+        count = f"{row['teachers']} teacher{'s' * (row['teachers'] > 1)}"
+        line = told[f"cached {row['method']}, {count}, Fashion-MNIST"]
+        assert line[row["precision"]] == f"{row['plain / cached']['median']:.1f}x"
