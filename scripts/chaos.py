@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # How long it took; the executed notebooks and the page carry it, too.
-TIMED = {"timings.csv", "seconds.csv"}
+TIMED = {"timings.csv", "seconds.csv", "latency.csv"}
 SLICE = ["epochs=40", "checkpoint_seconds=0", "mixup=[false]", "teacher_losses=[ce, bs]",
          "student_losses=[ce, bs]", "kd_methods=[none, kd, crd, pskd]"]  # fmt: skip
 OWN = "own_digits"  # the digits as a file, which can be damaged

@@ -6,7 +6,10 @@ import sys
 import pytest
 
 from kdlib.plan import ROOT
+from kdlib.report import multi_teacher
+from kdlib.report.self_distillation import seconds
 
+sys.path.insert(0, str(ROOT / "scripts"))
 SMALLER = {"teacher_losses": "[ce]", "kd_methods": "[none, kd]"}  # five runs
 
 
@@ -16,6 +19,12 @@ def chaos(*arguments):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_tables_of_times_are_not_compared():
+    from chaos import TIMED
+
+    assert {"timings.csv", seconds.FILE, multi_teacher.LATENCY} == TIMED
 
 
 @pytest.mark.slow
