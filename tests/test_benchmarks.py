@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import cached, cohorts, common, grid_hours, plain, precision, readme
+from benchmarks import cached, cohorts, common, grid_hours, growth, plain, precision, readme
 from kdlib import data, models, train, tune
 from kdlib.config import Augment
 from kdlib.plan import ROOT
@@ -231,3 +231,12 @@ def test_the_headline_of_cached_teachers_is_that_of_its_own_method():
         count = f"{row['teachers']} teacher{'s' * (row['teachers'] > 1)}"
         line = told[f"cached {row['method']}, {count}, Fashion-MNIST"]
         assert line[row["precision"]] == f"{row['plain / cached']['median']:.1f}x"
+
+
+def test_growth_is_measured_in_processes_of_their_own(options):
+    options = argparse.Namespace(**vars(options) | {"precision": "fp32"})
+    row = growth.row(options, 20_000, 1)
+    assert [row["training images"], row["students"]] == [20_000, 1]
+    assert row["peak memory (MB)"] > 20_000 * 3 * 32 * 32 / 2**20  # the images alone
+    steps = row["an epoch of all (s)"] / row["ms a student and step"] * 1000
+    assert steps == pytest.approx(20_000 // 64)
