@@ -37,6 +37,8 @@ Asked = tuple[Run, StudyParams]
 WINDOW, BRIEF = 0.15, 0.05  # seconds a measurement lasts, if one call is not longer
 PROBED_EPOCHS, PROBED_STEPS = 2, 5  # the first and last epoch also measure how strongly KD pulls
 IMAGES = 500  # that a measured prediction is made of
+CACHED = 2000  # training images whose teachers' logits are cached in a measurement
+GROWTH = 3.3  # bytes that a cohort takes for each byte of its images (benchmarks.growth)
 # (side, channels, training images, test images), where a set's file is not here
 SHAPES = {
     "mnist": (28, 1, 60_000, 10_000),
@@ -107,9 +109,12 @@ def kind(run: Run) -> Kind:
 PLACE = slice(0, 9)
 
 
-def measure(kinds: Mapping[Kind, Asked], cores: int) -> tuple[dict[Kind, Cost], float]:
+def measure(
+    kinds: Mapping[Kind, Asked], cores: int, *, crowded: bool = True
+) -> tuple[dict[Kind, Cost], float]:
     """The cost of each kind, of which one run and its params are given, and the seconds a job takes
-    beside its runs; `cores` measurements at once.
+    beside its runs; `cores` measurements at once. crowded: slowed down by what else runs here now;
+    else what it costs where a job has its core to itself.
 
     LookupError or OSError where its data are neither here nor of a known shape, BrokenProcessPool
     where the system killed a process (out of memory?).
@@ -128,9 +133,8 @@ def measure(kinds: Mapping[Kind, Asked], cores: int) -> tuple[dict[Kind, Cost], 
         start = threads.submit(alone, job_start)
         found = list(threads.map(functools.partial(alone, _costs), places.values()))
     passed, counted = (sum(times[i] for _, times in found) for i in (0, 1))
-    costs = {
-        name: cost.slowed(passed / counted) for part, _ in found for name, cost in part.items()
-    }
+    slower = passed / counted if crowded else 1.0
+    costs = {name: cost.slowed(slower) for part, _ in found for name, cost in part.items()}
     return costs, start.result()
 
 
@@ -149,17 +153,24 @@ def _costs(asked: Mapping[Kind, Asked]) -> tuple[dict[Kind, Cost], tuple[float, 
     clock = _clock(lab.device)
     passed, counted = time.perf_counter(), clock()
     bench = _Bench(lab, run, clock)
-    common = bench.cohorts()
-    costs = {name: Cost(**common, **bench.steps(one)) for name, (one, _) in asked.items()}
+    alike = bench.cohorts()
+    setup = alike["setup"]
+    costs = {name: Cost(**alike, **bench.steps(one, setup)) for name, (one, _) in asked.items()}
     return costs, (time.perf_counter() - passed, clock() - counted)
 
 
 class _Bench:
-    """Where runs of the same networks and data are measured; `run` is one of them."""
+    """Where runs of the same networks and data are measured; `run` is one of them.
+
+    Caching what teachers say takes long: it is measured on some of the images, and the rest is
+    reckoned.
+    """
 
     def __init__(self, lab: Lab, run: Run, clock: Callable[[], float]):
         self.run, self.device, self.clock = run, lab.device, clock
         self.record, self.selection = _data(lab, run)
+        few = max(CACHED, 2 * run.recipe.batch_size)
+        self.few = _few(self.selection, few)
         self.teachers = [train.build_network(one, _data(lab, one)[0]) for one in run.teachers]
         self.balanced = evaluate.balanced_indices(self.record, self.selection, run.seed)
         self.measured = functools.cache(self._measured)
@@ -168,7 +179,8 @@ class _Bench:
         """So many students of a run, that has an epoch between the first and the last."""
         recipe = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
         runs = [run.model_copy(update={"recipe": recipe})] * size
-        return train.Cohort(runs, self.record, self.selection, self.teachers, self.device)
+        selection = self.few if train.caches(run) else self.selection
+        return train.Cohort(runs, self.record, selection, self.teachers, self.device)
 
     def cohorts(self) -> dict[str, float]:
         """What a second student adds to the time a cohort is made in, and to its memory."""
@@ -180,15 +192,26 @@ class _Bench:
             cohort.step(next(cohort.stream.draws(0, cohort.recipe.epochs)))
             self.measured(*self._noted(self.run, cohort))
             memory.append(peak_memory_mb(self.device))
-        setup, own = max(0.0, seconds[2] - seconds[1]), memory[2] - memory[1]
+        own = memory[2] - memory[1]
         return {
-            "setup": setup, "common": max(0.0, seconds[1] - setup), "own": own,
-            "shared": memory[1] - own, "steps_an_epoch": cohort.stream.steps,
+            "setup": max(0.0, seconds[2] - seconds[1]), "own": own,
+            "shared": memory[1] - own + self._not_seen(self.run),
         }  # fmt: skip
 
-    def steps(self, run: Run) -> dict[str, float]:
-        """Of a step, its batch and the looks of a kind."""
+    def _not_seen(self, run: Run) -> float:
+        """Megabytes of the images that the measurement left out."""
+        left_out = len(self.selection.train_indices) - len(self.few.train_indices)
+        return train.caches(run) * left_out * self.record.train_images[0].nbytes * GROWTH / 2**20
+
+    def steps(self, run: Run, setup: float) -> dict[str, float]:
+        """Of making a cohort, a step, its batch and the looks of a kind. setup: seconds of making
+        that are a run's own."""
+        started = self.clock()
         cohort = self.cohort(run)
+        made = max(0.0, self.clock() - started - setup)
+        images = len(self.selection.train_indices)
+        found = {"common": made * images / len(cohort.stream.labels)}
+        found["steps_an_epoch"] = images // run.recipe.batch_size
         epochs = cohort.recipe.epochs
         batches = itertools.chain.from_iterable(
             cohort.stream.epoch(1, epochs) for _ in itertools.count()
@@ -201,7 +224,7 @@ class _Bench:
                 return batch, cohort.live(batch) if live else ()
 
         batch, views = shared()
-        found = {"batch": self._mean(shared, BRIEF)}
+        found["batch"] = self._mean(shared, BRIEF)
         cohort.live = _Shown(cohort.live.networks, views)  # what is left is the student's own
         cohort.stream.batch = lambda draw: batch
         first, usual = (next(cohort.stream.draws(epoch, epochs)) for epoch in (0, 1))
@@ -212,7 +235,7 @@ class _Bench:
     def _evaluation(self, run: Run, cohort: train.Cohort) -> dict[str, float]:
         """Of a look at validation, and of the predictions and metrics at the end."""
         student, test = cohort.students[0], self.record.test_images
-        held_out, few = len(cohort.val_labels), test[:IMAGES]
+        held_out, few = len(self.selection.val_indices), test[:IMAGES]
         cohort.val_images, cohort.val_labels = (
             values[:IMAGES] for values in (cohort.val_images, cohort.val_labels)
         )
@@ -274,6 +297,13 @@ class _Shown:
 
     def __call__(self, batch: Batch) -> tuple[View, ...]:
         return self.views
+
+
+def _few(selection: Selection, count: int) -> Selection:
+    """About so many of the training images, validation in proportion; counts of classes stay."""
+    every = max(1, len(selection.train_indices) // count)
+    parts = {name: getattr(selection, name)[::every] for name in ("train_indices", "val_indices")}
+    return replace(selection, **parts)
 
 
 def _data(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:

@@ -48,15 +48,36 @@ def _bill(job: Job, todo: Sequence[Asked], costs: Mapping[Kind, Cost], start: fl
         seconds += start * STUDIES[job.notebook].facts.get("drawing", 0.0)
     for cohort in _cohorts(todo):
         own = [costs[kind(run)] for run in cohort]
-        once = max(cost.together(run) for cost, run in zip(own, cohort, strict=True))
-        for cost, run in zip(own, cohort, strict=True):
+        shares = _shares(cohort, own)
+        for cost, run, share in zip(own, cohort, shares, strict=True):
             teachers = list(dict.fromkeys(teacher.model for teacher in run.teachers))
             taught_by = " + ".join(teachers) if len(teachers) < 3 else f"{len(teachers)} models"
             name = f"{run.model} of {taught_by}" if teachers else run.model
-            models[name].append((cost.alone(run) + once / len(cohort), cost.own))
-        seconds += once + sum(cost.alone(run) for cost, run in zip(own, cohort, strict=True))
+            models[name].append((share, cost.own))
+        seconds += sum(shares)
         memory = max(memory, own[0].shared + sum(cost.own for cost in own))
     return Bill(job, seconds, memory, dict(models))
+
+
+def run_seconds(asked: Sequence[Asked], cores: int) -> dict[str, float]:
+    """Seconds of each of these runs by id, on a core of its own, as one of its cohort.
+
+    Errors: those of `costs.measure`.
+    """
+    trained = [one for one in asked if one[0].recipe]
+    costs, _ = measure({kind(run): (run, params) for run, params in trained}, cores, crowded=False)
+    found: dict[str, float] = {}
+    for cohort in _cohorts(trained):
+        shares = _shares(cohort, [costs[kind(run)] for run in cohort])
+        found |= dict(zip((run.id for run in cohort), shares, strict=True))
+    return found
+
+
+def _shares(cohort: Sequence[Run], costs: Sequence[Cost]) -> list[float]:
+    """Seconds of each run of a cohort: its own, and its part of what they do together."""
+    each = list(zip(costs, cohort, strict=True))
+    once = max(cost.together(run) for cost, run in each)
+    return [cost.alone(run) + once / len(cohort) for cost, run in each]
 
 
 def _cohorts(todo: Sequence[Asked]) -> Iterator[list[Run]]:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kdlib import Lab, Params, costs, estimate, grid
+from kdlib import Lab, Params, costs, estimate, grid, train
 from kdlib.config import Recipe
 from kdlib.plan import Job, Part, Plan
 from kdlib.train.loop import kept_threads
@@ -133,6 +133,27 @@ def test_measured_against_a_real_cohort(tmp_path):
     assert took / 1.5 < foreseen < took * 1.5
     assert 0 < counted <= passed
     assert all(0 <= cost.own < cost.shared for cost in own)
+
+
+def test_what_teachers_say_is_cached_for_some_images_and_reckoned_for_all(tmp_path, monkeypatch):
+    """An epoch's steps, and the memory of the images, are those of the whole set."""
+    params = Params(**TINY, epochs=4, student_losses=["ce"], augment={})
+    (run,) = grid.student_runs(params)
+    assert train.caches(run)
+    assert not train.caches(run.teachers[0])
+    monkeypatch.setattr(costs, "CACHED", 40)
+    bench = costs._Bench(Lab.of(params, tmp_path), run, time.process_time)
+    images, few = (len(one.train_indices) for one in (bench.selection, bench.few))
+    assert few <= images / 2  # two batches are kept at least
+    assert len(bench.cohort(run).stream.labels) == few
+    assert bench._not_seen(run) == pytest.approx((images - few) * 64 * costs.GROWTH / 2**20)
+    assert len(bench.cohort(run.teachers[0]).stream.labels) == images
+    assert bench.steps(run, 0.0)["steps_an_epoch"] == images // 32
+    seconds = iter([10.0, 10.5])
+    bench.clock = lambda: next(seconds, 11.0)
+    monkeypatch.setattr(bench, "_mean", lambda call, window: 0.0)
+    monkeypatch.setattr(bench, "_evaluation", lambda run, cohort: {})
+    assert bench.steps(run, 0.1)["common"] == pytest.approx(0.4 * images / few)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ cohort ends as it would alone, and one that was interrupted as if it had not bee
 """
 
 from kdlib.train.graphs import check_replay
-from kdlib.train.loop import VERSION, Cohort, fit, learning_rate
+from kdlib.train.loop import VERSION, Cohort, caches, fit, learning_rate
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
 from kdlib.train.timing import clock_of, latency_ms, seconds_an_epoch
@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Trained",
     "build_network",
+    "caches",
     "check_replay",
     "clock_of",
     "fit",

@@ -276,8 +276,6 @@ def _students(
     blank = torch.zeros(2, channels, size, size, device=device)
     rows = torch.zeros(2, dtype=torch.int64, device=device)
     views = live(Batch(blank, rows, rows, clock=None))
-    # The same image gives the same logits in every epoch only where nothing is drawn.
-    fixed = bool(views) and runs[0].augment == Augment() and not runs[0].mixup_alpha
     students = []
     for run in runs:
         network = build_network(run, record).to(device, memory_format=torch.channels_last)
@@ -285,6 +283,12 @@ def _students(
             own = network.eval()(blank)
         sets = objectives.class_sets(run, record.classes)
         context = objectives.Context(own, views, labels, counts, run.seed, sets, validation)
-        cached = fixed and not objectives.needs_live(run)
-        students.append(Student(run, network.train(), context, device, cached))
+        students.append(Student(run, network.train(), context, device, caches(run)))
     return students
+
+
+def caches(run: Run) -> bool:
+    """Whether what a run's teachers say is computed once: the same image gives the same logits in
+    every epoch only where nothing is drawn."""
+    fixed = run.augment == Augment() and not run.mixup_alpha
+    return bool(run.teachers) and fixed and not objectives.needs_live(run)
