@@ -30,9 +30,9 @@ NOTEBOOKS = {
 }
 SHOWCASE = "digits5"  # whose cells the README shows
 TOP = 5
-PRICED = """Hours of one core, as timed on the machines that ran it, beside other work. What is not
-run is priced by those timings: of runs of the same kind, in proportion to the epochs, else by
-operations at the pace of the most similar network, which is an order of magnitude and no more."""
+PRICED = """Hours of one core. Spent: as timed while the runs were made, beside other work on the
+machine. To go: from a few steps of each kind of run ([prices.json](prices.json) names the machine);
+`./run_all.sh PROFILE --dry-run` measures yours."""
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
 
 
@@ -68,10 +68,9 @@ class Overview:
     @cached_property
     def ledger(self) -> dict[str, list[prices.Line]]:
         """Of each study: what was run, what was not, and what it took and would take."""
-        known = prices.timed(self.plans)
-        pace, seconds = prices.Pace(known), {run.id: taken for run, taken in known}
+        seconds = prices.stored()
         return {
-            study: [line for one in self.plans for line in prices.ledger(one, stems, pace, seconds)]
+            study: [line for one in self.plans for line in prices.ledger(one, stems, seconds)]
             for study, stems in NOTEBOOKS.items()
         }
 
@@ -108,9 +107,9 @@ def _by_profile(lines: Sequence[prices.Line], count: str, hours: str) -> str:
     for profile in dict.fromkeys(line.profile for line in lines):
         own = [line for line in lines if line.profile == profile]
         runs = sum(getattr(line, count) for line in own)
-        more = "> " * (hours == "left" and any(line.by == prices.UNKNOWN for line in own))
-        taken = _hours(sum(getattr(line, hours) for line in own))
-        told += [f"{profile} {runs:,} ({more}{taken} h)"] * bool(runs)
+        unpriced = sum(line.unpriced for line in own) if hours == "left" else 0
+        taken = f"{'> ' * bool(unpriced)}{_hours(sum(getattr(line, hours) for line in own))} h"
+        told += [f"{profile} {runs:,} ({'no price' if unpriced == runs else taken})"] * bool(runs)
     return ", ".join(told) or "none"
 
 
@@ -171,7 +170,7 @@ def _costs(lines: Sequence[prices.Line]) -> pd.DataFrame:
             "done": line.done,
             "hours spent": _hours(line.spent) if line.done else "",
             "hours to go": _hours(line.left) if line.left else "",
-            "told by": line.by,
+            "runs without a price": line.unpriced or "",
         }
         for line in lines
     )

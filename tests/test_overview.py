@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from test_claims import SEEDS, entries, grid_rows, row
 
-from kdlib import overview, prices
+from kdlib import estimate, overview, prices
 from kdlib.config import fingerprint
+from kdlib.costs import Cost
 from kdlib.plan import ROOT, plan
 from kdlib.report import answers, audit, practice
 from kdlib.report import claims as judging
@@ -213,7 +214,10 @@ def test_a_study_that_was_run_is_told_with_its_numbers_and_the_others_are_not_ru
     assert "(cifar100, resnet8, 15 epochs, bf16; n = 5)" in own
     assert f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold" in total
     assert total.count("30 are not run") == 1
-    for kind, words in ((HOLDS, "most clearly holds"), (FAILS, "most clearly does not hold")):
+    for kind, words in (
+        (HOLDS, "the clearest that holds"),
+        (FAILS, "the clearest that does not hold"),
+    ):
         best = found.verdicts[found.verdicts["verdict"] == kind].sort_values("p").iloc[0]
         claim = next(one for one in found.claims.claims if one.id == best["id"])
         shown = answers.effect(best)
@@ -383,45 +387,53 @@ def test_a_sentence_names_the_largest_effects_and_counts_the_others():
 # --- what it costs ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def runs():
-    return plan("cifar_small", "out", notebooks=["04"]).runs
-
-
-def test_runs_of_the_same_kind_are_priced_by_their_epochs(runs):
-    run = runs[0]
-    twins = [one for one in runs if one.labels == run.labels]
-    pace = prices.Pace([prices.Timed(one, at) for at, one in enumerate(twins, start=100)])
-    longer = run.model_copy(update={"recipe": run.recipe.model_copy(update={"epochs": 30})})
-    median = statistics.median(range(100, 100 + len(twins)))
-    assert pace.seconds(longer) == (pytest.approx(2 * median), prices.SAME)
-
-
-def test_other_runs_are_priced_by_operations_at_the_pace_of_the_nearest_network(runs):
-    small, deep = (run.model_copy(update={"model": name}) for run, name in
-                   ((runs[0], "resnet8"), (runs[0], "resnet56")))  # fmt: skip
-    assert prices.forward(deep) > 5 * prices.forward(small)
-    pace = prices.Pace([prices.Timed(small, 100.0), prices.Timed(deep, 500.0)])
-    between = runs[0].model_copy(update={"model": "resnet44"})
-    seconds, by = pace.seconds(between)
-    assert by == prices.SIMILAR
-    assert seconds == pytest.approx(500 * prices.forward(between) / prices.forward(deep))
-    known, _ = pace.seconds(small.model_copy(update={"data": "cifar10"}))
-    assert known == pytest.approx(100, rel=0.01)
-    assert prices.Pace([]).seconds(small)[1] == prices.UNKNOWN
-    elsewhere = small.model_copy(update={"data": "photos"})
-    assert prices.Pace([prices.Timed(small, 1.0)]).seconds(elsewhere)[1] == prices.UNKNOWN
-
-
-def test_operations_count_images_and_teachers():
-    made = plan("cifar_small", "out", notebooks=["01", "02"], seeds=[0]).runs
-    plain = next(run for run in made if run.id.startswith("none-none-ce-no_mixup"))
-    taught_run = next(run for run in made if run.id.startswith("kd-ce-ce-no_mixup"))
-    assert prices.images(plain) == pytest.approx(9928, rel=0.001)
-    extra = prices.operations(taught_run) - prices.operations(plain)
-    assert extra == pytest.approx(
-        20 * prices.images(plain) * prices.forward(taught_run.teachers[0])
+def test_what_is_not_run_is_priced_run_by_run(tmp_path):
+    whole = plan("cifar_small", tmp_path, notebooks=["04"])
+    trained = [run for run in whole.runs if run.recipe]
+    prices_of = {run.id: 3600.0 * at for at, run in enumerate(trained, start=1)}
+    done, unknown = trained[0], trained[1]
+    for part, content in (("rows", {}), ("timings", {"seconds": 1800.0})):
+        path = tmp_path / done.folder / part / f"{done.id}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    del prices_of[unknown.id]
+    (line,) = prices.ledger(whole, ["04"], prices_of)
+    assert (line.runs, line.done, line.missing) == (len(trained), 1, len(trained) - 1)
+    assert (line.spent, line.unpriced) == (0.5, 1)
+    assert line.left == pytest.approx(sum(range(3, len(trained) + 1)))
+    told = overview._costs([line]).iloc[0]
+    assert told["runs without a price"] == 1
+    assert overview._by_profile([line], "missing", "left") == (
+        f"cifar_small {len(trained) - 1} (> {overview._hours(line.left)} h)"
     )
+
+
+def test_every_run_of_the_profiles_on_a_processor_has_a_price():
+    """After params changed: python scripts/prices.py PROFILE."""
+    known = prices.stored()
+    for profile in ("cifar_small", "fashion", "mnist"):
+        ids = {run.id for run in plan(profile, "out").runs if run.recipe}
+        assert ids <= known.keys(), profile
+
+
+def test_a_run_costs_its_own_time_and_its_part_of_what_a_cohort_does_together(monkeypatch):
+    parts = plan("cifar_small", "out", notebooks=["04"], seeds=[0]).parts
+    asked = [(run, part.params) for part in parts for run in part.runs]
+    zero = dict.fromkeys(("setup", "step", "probed", "look", "end", "shared", "own"), 0.0)
+    cost = Cost(**zero | {"end": 5.0}, common=12.0, batch=0.0, steps_an_epoch=10)
+    crowded = []
+
+    def measured(kinds, cores, *, crowded: bool, told=crowded):
+        told.append((cores, crowded))
+        return dict.fromkeys(kinds, cost), 3.0
+
+    monkeypatch.setattr(estimate, "measure", measured)
+    found = estimate.run_seconds(asked, 2)
+    sizes = [len(cohort) for cohort in estimate._cohorts(asked)]
+    assert max(sizes) > 1
+    assert sum(found.values()) == pytest.approx(5 * len(asked) + 12 * len(sizes))
+    assert sorted(found.values())[0] == pytest.approx(5 + 12 / max(sizes))
+    assert crowded == [(2, False)]
 
 
 def test_the_figure_names_what_was_measured_by_letters():

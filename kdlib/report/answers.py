@@ -76,11 +76,12 @@ def _of_study(study: str, table: pd.DataFrame) -> str:
         part = table[table["standing"] == kind].sort_values("p", kind="stable")
         for line in part.head(1).to_dict("records"):
             shown = told(line, scale=not where)
-            text += f"; most clearly {DO[kind][0]}: “{line['claim'].rstrip('.')}” ({shown})"
+            text += f"; the clearest that {DO[kind][0]}: “{line['claim'].rstrip('.')}” ({shown})"
     fewest, most = (f"{value:.0f}" for value in (measured["seeds"].min(), measured["seeds"].max()))
     seeds = most if fewest == most else f"{fewest} to {most}"
     turned = sum(map(reversed_effect, table.to_dict("records")))
-    text += f"; in {turned} the effect is beyond the margin the other way" * bool(turned)
+    some = "all of them" if turned == len(table) else turned
+    text += f"; in {some} the effect is beyond the margin the other way" * bool(turned)
     return f"{text} ({where}; n = {seeds})." if where else f"{text}."
 
 

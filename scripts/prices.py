@@ -1,0 +1,33 @@
+"""Price the runs of profiles on this machine, from a few steps of each kind of run, and write
+docs/results/prices.json, from which the results pages tell what the runs not made would cost.
+
+python scripts/prices.py PROFILE...    the prices of other profiles stay as they are
+"""
+
+import json
+import sys
+
+from benchmarks.common import machine
+from kdlib import costs, prices
+from kdlib.estimate import run_seconds
+from kdlib.plan import plan
+
+KNOWN = {"digits", *costs.SHAPES}  # sets whose images are here or have a known shape
+CORES = 1  # one measurement at once: a price is of a core that nobody else needs
+
+
+def main(profiles: list[str]) -> None:
+    """Measure and write, profile by profile."""
+    seconds = prices.stored() if prices.PRICES.exists() else {}
+    for profile in profiles:
+        parts = plan(profile).parts
+        asked = {run.id: (run, part.params) for part in parts for run in part.runs}
+        found = run_seconds([one for one in asked.values() if one[0].data in KNOWN], CORES)
+        print(f"{profile}: {len(found)} runs, {sum(found.values()) / 3600:.1f} h of one core")
+        seconds |= {name: round(value, 1) for name, value in found.items()}
+        content = {"machine": machine("cpu", CORES), "seconds": dict(sorted(seconds.items()))}
+        prices.PRICES.write_text(json.dumps(content, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
