@@ -68,6 +68,8 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # `python3` is the kernel of this interpreter
     executed.parent.mkdir(parents=True, exist_ok=True)
+    # A kernel is interrupted at its end, and would report that as an error.
+    quiet = {"extra_arguments": ["--IPKernelApp.log_level=50"]}
     for attempt in (1, 2):
         try:
             # Sockets in a folder of their own: parallel kernels race for ports, or for names.
@@ -81,7 +83,12 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
                     progress_bar=False,
                     log_output=True,
                     autosave_cell_every=0,
-                    config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
+                    config=Config(
+                        {
+                            "KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"},
+                            "NotebookClient": quiet,
+                        }
+                    ),
                 )
             return
         except RuntimeError as error:  # the kernel never answered, or died: worth one more try
