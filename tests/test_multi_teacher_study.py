@@ -575,6 +575,24 @@ def test_the_sweep_stands_on_symlog_axes_beside_the_published_points():
     assert "(2 seeds" in words[0]
 
 
+def test_each_method_of_a_sweep_stands_against_its_own_lambda_0():
+    changes = {"teacher_models": FIVE, "student_models": ["student"], "lambdas": [0, 1]}
+    sweep = params(**changes, methods=["centroid", "best"], seeds=[0, 1, 2])
+    rng = np.random.default_rng(0)
+    rows = [fake_row(run, rng) for run in report.runs_of(sweep, "student")]
+    found = report.deterministic_tables(rows, sweep)["effects"].set_index("method")
+    assert found["seeds"].to_dict() == {"centroid": 3, "best": 3}
+    for method in found.index:
+        own = [row for row in rows if row["labels"]["method"] == method]
+        mean = {
+            value: np.mean([
+                row["metrics"]["test"]["acc"] for row in own if row["labels"]["lambda"] == value
+            ])
+            for value in (0, 1)
+        }  # fmt: skip
+        assert found.loc[method, "acc_effect"] == pytest.approx(mean[1] - mean[0])
+
+
 def sweep_effects(acc, nll, logits, half=math.nan):
     """A line a student: from lambda 0 to 1 in accuracy, NLL and KL to the centroid of logits."""
     lines = [

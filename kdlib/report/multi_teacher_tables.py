@@ -114,7 +114,10 @@ def effects(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     if table.empty:
         return table
     alone = table["lambda"] == 0 if "lambda" in table else table["method"] == CONTROL
-    pairs = table[~alone].merge(table[alone], on=["student", "seed"], suffixes=("", "_other"))
+    on = ["student", "seed"] + ["method"] * ("lambda" in table)
+    pairs = table[~alone].merge(
+        table[alone], on=on, suffixes=("", "_other"), validate="many_to_one"
+    )
     return _differences(pairs, _cell(table))
 
 
