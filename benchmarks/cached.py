@@ -55,7 +55,8 @@ def row(run: Run, record: data.ImageSet, selection: data.Selection, options: Any
     """Times and ratios with the teachers of a run; nothing where its teachers cannot be cached."""
     shared, clock = common.networks([run], record), common.CLOCKS[options.clock]
     started = clock()
-    cohort = train.Cohort([run], record, selection, shared, options.device)
+    where = options.device, options.cuda_graphs
+    cohort = train.Cohort([run], record, selection, shared, *where)
     making = clock() - started
     (student,) = cohort.students
     hints = STAGE if len(run.objective) > len(KD) else ""

@@ -6,8 +6,6 @@ A and B take turns, repeat by repeat; only ratios inside a repeat are quoted.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +19,7 @@ from kdlib import data, grid, train, tune
 from kdlib.config import Params, Run
 from kdlib.data import ImageSet, Selection
 from kdlib.device import set_up_device
+from kdlib.provenance import machine
 
 HERE = Path(__file__).parent
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -103,38 +102,20 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def matmul_rate(dtype: torch.dtype, device: str, size: int | None = None) -> float:
+def matmul_rate(
+    dtype: torch.dtype, device: str, clock: Timer = time.perf_counter, size: int | None = None
+) -> float:
     """FLOP/s of a square matrix product, the best of ten: what the machine can do, now."""
     size = size or {"cpu": 1024, "cuda": 8192}[device]  # a smaller one leaves a GPU idle
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(10):
         tune.synchronize(device)
-        started = time.perf_counter()
+        started = clock()
         a @ b
         tune.synchronize(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return 2 * size**3 / min(seconds)
-
-
-def machine(device: str, threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return {
-        "cpu": facts.get("model name", platform.processor()),
-        "flags": [flag for flag in wanted if flag in facts.get("flags", "").split()],
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load": round(os.getloadavg()[0], 1),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def save(name: str, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:

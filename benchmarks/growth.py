@@ -44,7 +44,8 @@ def measured(options: Any, images: int, students: int) -> dict[str, float]:
     )  # fmt: skip
     record, watch = noise(images), common.CLOCKS[options.clock]
     selection, started = common.whole(record), watch()
-    cohort = Cohort(runs, record, selection, common.networks(runs, record), options.device)
+    where = options.device, options.cuda_graphs
+    cohort = Cohort(runs, record, selection, common.networks(runs, record), *where)
     preparing = watch() - started
     seconds = step_seconds(cohort, options.steps, common.watch(options)) / students
     return {
@@ -57,8 +58,9 @@ def measured(options: Any, images: int, students: int) -> dict[str, float]:
 
 def row(options: argparse.Namespace, images: int, students: int) -> dict[str, Any]:
     """One line, measured in a fresh process."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+    # A spawned process would start with the peak of the one that spawned it.
+    fork_server = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=fork_server, max_tasks_per_child=1) as pool:
         empty = pool.submit(measured, options, 0, 0).result()
         found = pool.submit(measured, options, images, students).result()
     found["peak memory (MB)"] -= empty["peak memory (MB)"]

@@ -29,9 +29,9 @@ def row(options: Any, model: str, precision: str, record: data.ImageSet) -> dict
     with FlopCounterMode(display=False) as counter:
         cohort.step(next(cohort.stream.draws(1, 3)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    steps, rates = [], []
+    steps, rates, clock = [], [], common.CLOCKS[options.clock]
     for _ in range(options.repeats):
-        rates.append(common.matmul_rate(dtype, options.device))
+        rates.append(common.matmul_rate(dtype, options.device, clock))
         steps.append(tune.step_seconds(cohort, options.steps, common.watch(options)))
     flops = counter.get_total_flops()
     return {

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,26 @@ def provenance(device: str, execution: Execution) -> dict[str, Any]:
             "numpy": np.__version__,
             "torchvision": _compat.TORCHVISION,
         },
+    }
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "cpu": facts.get("model name", platform.processor()),
+        "flags": [flag for flag in wanted if flag in facts.get("flags", "").split()],
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 1),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 
