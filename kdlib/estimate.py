@@ -3,7 +3,7 @@
 import heapq
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
@@ -59,15 +59,16 @@ def _bill(job: Job, todo: Sequence[Asked], costs: Mapping[Kind, Cost], start: fl
     return Bill(job, seconds, memory, dict(models))
 
 
-def run_seconds(asked: Sequence[Asked], cores: int) -> dict[str, float]:
-    """Seconds of each of these runs by id, on a core of its own, as one of its cohort.
+def run_seconds(jobs: Iterable[Sequence[Asked]], cores: int) -> dict[str, float]:
+    """Seconds of each run of these jobs by id, on a core of its own, as one of its cohort.
 
     Errors: those of `costs.measure`.
     """
-    trained = [one for one in asked if one[0].recipe]
-    costs, _ = measure({kind(run): (run, params) for run, params in trained}, cores, crowded=False)
+    trained = [[one for one in made if one[0].recipe] for made in jobs]
+    kinds = {kind(run): (run, params) for made in trained for run, params in made}
+    costs, _ = measure(kinds, cores, crowded=False)
     found: dict[str, float] = {}
-    for cohort in _cohorts(trained):
+    for cohort in (cohort for made in trained for cohort in _cohorts(made)):
         shares = _shares(cohort, [costs[kind(run)] for run in cohort])
         found |= dict(zip((run.id for run in cohort), shares, strict=True))
     return found

@@ -16,7 +16,7 @@ from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.report import audit, practice, readable
 from kdlib.report.answers import STUDIES, answer
-from kdlib.report.claims import DIGITS, ILLUSTRATION, Entry, entries, with_rows
+from kdlib.report.claims import DIGITS, ILLUSTRATION, NOT_RUN, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
 PAGES = "docs/results"
@@ -74,6 +74,14 @@ class Overview:
             for study, stems in NOTEBOOKS.items()
         }
 
+    def with_advice(self, study: str, sentence: str) -> str:
+        """A study's sentence; where no verdict stands in it, what its rows say beside it."""
+        own = self.verdicts[self.verdicts["study"] == study]
+        if not own["verdict"].isin([NOT_RUN, ILLUSTRATION]).all():
+            return sentence
+        advice = practice.sentences(study, self.found, self.claims)
+        return " ".join([sentence, *advice[:1]])
+
     def figure(self) -> Figure:
         """The effects that were claimed, ours and published; digits alone where there is nothing
         else."""
@@ -86,12 +94,16 @@ class Overview:
 
 def first_screen(overview: Overview) -> str:
     """The README's answer, in Markdown."""
-    sentences = "\n".join(f"{at}. {text}" for at, text in enumerate(overview.answer, start=1))
+    total, *by_study = overview.answer
+    told = [total, *map(overview.with_advice, STUDIES, by_study)]
+    sentences = "\n".join(f"{at}. {text}" for at, text in enumerate(told, start=1))
     lines = [
         {
             "study": f"[{STUDIES[study]}]({PAGES}/{study}.md)",
-            "runs done, core hours they took": _by_profile(lines, "done", "spent"),
-            "not run, core hours to go (roughly)": _by_profile(
+            "runs done, hours of a core as timed beside other work": _by_profile(
+                lines, "done", "spent"
+            ),
+            "not run, hours of a core to go": _by_profile(
                 [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
             ),
         }

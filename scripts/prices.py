@@ -8,10 +8,10 @@ import itertools
 import json
 import sys
 
-from benchmarks.common import machine
 from kdlib import costs, prices
 from kdlib.estimate import run_seconds
 from kdlib.plan import plan
+from kdlib.provenance import machine
 
 KNOWN = {"digits", *costs.SHAPES}  # sets whose images are here or have a known shape
 CORES = 1  # one measurement at once: a price is of a core that nobody else needs
@@ -19,16 +19,20 @@ CORES = 1  # one measurement at once: a price is of a core that nobody else need
 
 def main(profiles: list[str]) -> None:
     """Measure and write, notebook by notebook: a large network takes its time on a processor."""
-    seconds = prices.stored() if prices.PRICES.exists() else {}
+    empty = {"machines": {}, "seconds": {}}
+    content = json.loads(prices.PRICES.read_text()) if prices.PRICES.exists() else empty
     for profile in profiles:
-        for stem, parts in itertools.groupby(plan(profile).parts, lambda part: part.stem):
-            asked = {run.id: (run, part.params) for part in parts for run in part.runs}
-            found = run_seconds([one for one in asked.values() if one[0].data in KNOWN], CORES)
+        whole = plan(profile)
+        asked = {run.id: (run, part.params) for part in whole.parts for run in part.runs}
+        asked = {name: one for name, one in asked.items() if one[0].data in KNOWN}
+        for notebook, jobs in itertools.groupby(whole.jobs, lambda job: job.notebook):
+            made = [[asked[name] for name in job.runs if name in asked] for job in jobs]
+            found = run_seconds(made, CORES)
             hours = sum(found.values()) / 3600
-            print(f"{profile} {stem}: {len(found)} runs, {hours:.1f} h of one core", flush=True)
-            seconds |= {name: round(value, 1) for name, value in found.items()}
-            content = {"machine": machine("cpu", CORES), "seconds": dict(sorted(seconds.items()))}
-            prices.PRICES.write_text(json.dumps(content, indent=0) + "\n")
+            print(f"{profile} {notebook}: {len(found)} runs, {hours:.1f} h of one core", flush=True)
+            content["seconds"] |= {name: round(value, 1) for name, value in found.items()}
+            content["machines"][profile] = machine("cpu", CORES)
+            prices.PRICES.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

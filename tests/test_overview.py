@@ -76,7 +76,7 @@ def test_the_readme_has_no_measured_number_outside_its_generated_blocks():
 def test_the_readmes_count_of_networks_is_that_of_the_default_profile():
     made = plan("digits")
     assert (
-        f"analyses the default profile: {len(made.runs)} networks"
+        f"analyses the default profile: {sum(bool(run.recipe) for run in made.runs)} networks"
         in (ROOT / "README.md").read_text()
     )
 
@@ -255,6 +255,16 @@ def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
     assert "cifar_small 25 (2.5 h)" in overview.first_screen(found)
 
 
+def test_a_study_without_a_verdict_says_what_its_rows_say():
+    claims = load_claims()
+    for profile, told in (("other", True), ("cifar_small", False)):
+        found = overview.Overview(claims, entries(taught(0.1), profile), [])
+        own = found.with_advice("kd_calibration", "Said.")
+        assert own.startswith("Said. On cifar10") == told
+        assert (own == "Said.") != told
+    assert found.with_advice("multi_teacher", "Said.") == "Said."
+
+
 def test_a_run_of_the_default_profile_changes_nothing(tmp_path):
     """results/digits lies beside the committed profiles once somebody ran it."""
     (tmp_path / "digits" / "02_students" / "rows").mkdir(parents=True)
@@ -419,6 +429,7 @@ def test_every_run_of_the_profiles_on_a_processor_has_a_price():
 def test_a_run_costs_its_own_time_and_its_part_of_what_a_cohort_does_together(monkeypatch):
     parts = plan("cifar_small", "out", notebooks=["04"], seeds=[0]).parts
     asked = [(run, part.params) for part in parts for run in part.runs]
+    jobs = [asked[:2], asked[2:]]
     zero = dict.fromkeys(("setup", "step", "probed", "look", "end", "shared", "own"), 0.0)
     cost = Cost(**zero | {"end": 5.0}, common=12.0, batch=0.0, steps_an_epoch=10)
     crowded = []
@@ -428,8 +439,8 @@ def test_a_run_costs_its_own_time_and_its_part_of_what_a_cohort_does_together(mo
         return dict.fromkeys(kinds, cost), 3.0
 
     monkeypatch.setattr(estimate, "measure", measured)
-    found = estimate.run_seconds(asked, 2)
-    sizes = [len(cohort) for cohort in estimate._cohorts(asked)]
+    found = estimate.run_seconds(jobs, 2)
+    sizes = [len(cohort) for job in jobs for cohort in estimate._cohorts(job)]
     assert max(sizes) > 1
     assert sum(found.values()) == pytest.approx(5 * len(asked) + 12 * len(sizes))
     assert sorted(found.values())[0] == pytest.approx(5 + 12 / max(sizes))
