@@ -19,7 +19,7 @@ STUDIES = {
 UNITS = {
     "acc": ("accuracy", " points", 100, 2),
     "acc_few": ("accuracy of rare classes", " points", 100, 2),
-    "ece": ("ECE", "", 1, 4), "ece_10": ("ECE", "", 1, 4), "nll": ("NLL", " nats", 1, 3),
+    "ece": ("ECE", "", 1, 4), "ece_10": ("ECE, 10 bins", "", 1, 4), "nll": ("NLL", " nats", 1, 3),
     "aurc": ("AURC x1000", "", 1, 2),
     "fidelity.centroid_probs": ("KL to the teachers' mean", " nats", 1, 3),
 }  # fmt: skip
