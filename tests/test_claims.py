@@ -448,6 +448,23 @@ def test_labels_that_one_side_lacks_are_free_only_where_it_is_said():
     assert judging.judge(*one_claim(free=["alpha"]), entries(rows))[0]["verdict"] == HOLDS
 
 
+def test_a_run_without_a_number_takes_its_seed_away_and_not_its_pair():
+    """CRD gains with one loss and loses more with the other, which diverges in one seed."""
+    rows = []
+    for seed in SEEDS:
+        for loss, gain in (("ce", 0.01), ("bs", -0.05)):
+            crd = math.nan if (loss, seed) == ("bs", 0) else 0.7 + gain
+            rows += [row("kd", loss, seed, 0.7), row("crd", loss, seed, crd)]
+    claim, _ = one_claim()
+    (group,) = judging.by_scale(entries(rows), claim.judged_by)
+    by_seed, pairs, versus = judging.seed_differences(group, "acc")
+    assert list(by_seed.index) == [seed for seed in SEEDS if seed]
+    assert by_seed.to_numpy() == pytest.approx(-0.02)
+    assert (pairs, versus) == (2, pytest.approx(0.7))
+    nothing = judging.seed_differences(group, "no such metric")
+    assert (len(nothing.by_seed), nothing.pairs) == (0, 0)
+
+
 def test_a_seed_counts_only_where_it_is_complete():
     rows = grid_rows(0.03, 0.005)
     alone = [row("kd", "als", 0, 0.5), row("crd", "als", 0, 0.9)]  # a cell of one seed

@@ -127,8 +127,8 @@ def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
         return cell(*one, seed)[metric] - cell(*other, seed)[metric]
 
     wanted = {
-        "KD of a balanced-softmax student": [(("kd", "bs"), ("none", "bs"))],
-        "KD of a cross-entropy student": [(("kd", "ce"), ("none", "ce"))],
+        "KD of a balanced-softmax student from CE teachers": [(("kd", "bs"), ("none", "bs"))],
+        "KD of a cross-entropy student from CE teachers": [(("kd", "ce"), ("none", "ce"))],
         "balanced softmax in the student": [
             (("kd", "bs"), ("kd", "ce")), (("none", "bs"), ("none", "ce"))
         ],

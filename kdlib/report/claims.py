@@ -161,8 +161,9 @@ class Differences(NamedTuple):
 def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Differences:
     """The differences of a group, seed by seed.
 
-    Pairs that are there for fewer seeds than others (a part of a grid that has one seed) do not
-    count; a seed counts where it has all pairs that do.
+    Pairs that have rows of fewer seeds than others (a part of a grid that has one seed), or this
+    metric in none, do not count; a seed counts where it has the metric of all pairs that do: one
+    run whose metric is no number takes its seed away, not its pair.
     """
     lines = pd.DataFrame([
         {
@@ -174,8 +175,9 @@ def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Diffe
         for one, other in group
     ])  # fmt: skip
     lines["difference"] = lines["level"] - lines["versus"]
-    wide = lines.groupby(["seed", "pair"])[["difference", "versus"]].mean().unstack()
-    seeds = wide["difference"].count()
+    by_run = lines.groupby(["seed", "pair"])
+    wide = by_run[["difference", "versus"]].mean().unstack()
+    seeds = by_run.size().unstack().count().where(wide["difference"].notna().any(), 0)
     kept = seeds.index[seeds == seeds.max()]
     whole = wide["difference"][kept].dropna()
     against = wide["versus"].loc[whole.index, kept].mean(axis=1).mean()

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.report import answers
 from kdlib.report.claims import DIGITS, Entry, by_scale, scale, seed_differences
 from kdlib.report.tables import over_seeds
 from kdlib.studies.published_claims import Claims, Comparison
 
 SHOWN = 4  # options that a sentence names
-METRICS = {"acc": ("Accuracy", " points", 100, 2, 1), "ece": ("ECE", "", 1, 4, -1)}
+METRICS = {"acc": ("Accuracy", 1), "ece": ("ECE", -1)}  # in words, the sign of better
 NAMES = {
     "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
     "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
@@ -28,7 +29,7 @@ NAMES = {
 @dataclass(frozen=True)
 class Choice:
     """A label, its value for not choosing, the values that are options (None: all others), labels
-    that an option has beside it, and how it is called."""
+    that an option has beside it, how it is called, and the losses of whose teachers are told."""
 
     key: str
     versus: dict[str, Any]
@@ -37,6 +38,7 @@ class Choice:
     beside: dict[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     words: str = "{}"
+    teachers: str = ""  # the label that holds them
 
 
 def _kd_of(loss: str, name: str) -> Choice:
@@ -44,7 +46,7 @@ def _kd_of(loss: str, name: str) -> Choice:
     return Choice(
         "kd_method", {"kd_method": "none", "teacher_loss": "none"},
         ("kd", "kd_adjusted", "crd", "rkd", "at"), {"student_loss": loss},
-        words=f"{{}} of a {name} student",
+        words=f"{{}} of a {name} student", teachers="teacher_loss",
     )  # fmt: skip
 
 
@@ -100,6 +102,9 @@ def _lines(
         told = group[0][0].facts
         line = {"profile": told["profile"], "scale": scale(group), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
+        if choice.teachers:
+            losses = {one.facts[choice.teachers] for one, _ in group}
+            line["option"] += f" from {'/'.join(sorted(losses)).upper()} teachers"
         for metric in METRICS:
             values, line["pairs"], line[f"{metric}_versus"] = seed_differences(group, metric)
             effect, half, line["seeds"] = over_seeds(values)
@@ -151,13 +156,13 @@ def _two(part: pd.DataFrame, where: str) -> list[str]:
 
 
 def _moved(part: pd.DataFrame, metric: str) -> str:
-    """What raises a metric and what lowers it, the largest effects first, and how many options do
-    neither clearly."""
+    """What raises a metric and what lowers it, the largest effects first, and which do neither
+    clearly."""
     kinds: dict[int, list[str]] = defaultdict(list)
     ordered = part.sort_values(f"{metric}_effect", ascending=False, key=abs)
     for line in ordered.to_dict("records"):
         kind = _direction(line, metric)
-        kinds[kind].append(line["option"] + f" ({_amount(line, metric)})" * bool(kind))
+        kinds[kind].append(line["option"] + f" ({_effect(line, metric)})" * bool(kind))
     told = [
         f"{word} {_listed(kinds[kind])}"
         for kind, word in ((1, "rises with"), (-1, "falls with"), (0, "does not clearly move with"))
@@ -176,17 +181,15 @@ def _direction(line: dict[str, Any], metric: str) -> int:
 def _gains(part: pd.DataFrame) -> list[str]:
     gained = []
     for line in part.to_dict("records"):
-        towards = [METRICS[m][4] * _direction(line, m) for m in METRICS]
+        towards = [METRICS[m][1] * _direction(line, m) for m in METRICS]
         if max(towards) == 1 and min(towards) >= 0:
             gained.append(line["option"])
     return gained
 
 
-def _amount(line: dict[str, Any], metric: str) -> str:
-    _, unit, factor, digits, _ = METRICS[metric]
-    effect, half = line[f"{metric}_effect"], line[f"{metric}_effect_ci95"]
-    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
-    return f"{factor * effect:+.{digits}f}{spread}{unit}"
+def _effect(line: dict[str, Any], metric: str) -> str:
+    found = {end: line[f"{metric}_{end}"] for end in ("effect", "effect_ci95")}
+    return answers.effect(found | {"metric": metric})
 
 
 def _listed(names: Sequence[str]) -> str:
