@@ -132,10 +132,16 @@ def measure(
     with ThreadPoolExecutor(cores) as threads:
         start = threads.submit(alone, job_start)
         found = list(threads.map(functools.partial(alone, _costs), places.values()))
+    return _together(found, crowded), start.result()
+
+
+def _together(
+    found: Sequence[tuple[dict[Kind, Cost], tuple[float, float]]], crowded: bool
+) -> dict[Kind, Cost]:
+    """What the processes found, slowed down by how long they waited for a core, or not."""
     passed, counted = (sum(times[i] for _, times in found) for i in (0, 1))
-    slower = passed / counted if crowded else 1.0
-    costs = {name: cost.slowed(slower) for part, _ in found for name, cost in part.items()}
-    return costs, start.result()
+    slower = passed / counted if crowded and counted else 1.0
+    return {name: cost.slowed(slower) for part, _ in found for name, cost in part.items()}
 
 
 def _clock(device: str) -> Callable[[], float]:

@@ -156,6 +156,14 @@ def test_what_teachers_say_is_cached_for_some_images_and_reckoned_for_all(tmp_pa
     assert bench.steps(run, 0.1)["common"] == pytest.approx(0.4 * images / few)
 
 
+def test_a_crowded_machine_slows_everything_down():
+    kinds = ("one",), ("other",)
+    found = [({kind: COST}, (6.0, 2.0)) for kind in kinds]
+    assert costs._together(found, crowded=True) == dict.fromkeys(kinds, COST.slowed(3))
+    assert costs._together(found, crowded=False) == dict.fromkeys(kinds, COST)
+    assert costs._together([], crowded=True) == {}  # only tables are left to draw
+
+
 @pytest.mark.slow
 def test_measured_in_processes_of_their_own(students):
     params = Params(**TINY, epochs=4, student_losses=["ce", "bs"])
