@@ -6,8 +6,15 @@ import pytest
 
 from kdlib import Lab, Params, grid
 from kdlib.config import fingerprint
+from kdlib.plan import ROOT
+from kdlib.report.claims import with_rows
 from kdlib.store import Store
 from kdlib.verify import differences, verify
+
+
+def committed():
+    """The profiles' folders with rows, but for `digits`, which a first run makes."""
+    return [folder for folder in with_rows(ROOT / "results") if folder.name != "digits"]
 
 
 @pytest.fixture
@@ -99,3 +106,11 @@ def test_differences_go_down_to_1e_9():
     assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-10}}) == []
     assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-8}}) != []
     assert differences({"a": 1}, {}) == ["a is stated as 1, recomputed None"]
+
+
+@pytest.mark.parametrize("folder", committed(), ids=lambda folder: folder.name)
+def test_every_committed_profile_is_what_its_rows_give(folder):
+    """Its tables were drawn after its last row and by today's kdlib."""
+    findings = verify(folder)
+    assert findings.wrong == []
+    assert findings.rows
