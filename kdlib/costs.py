@@ -24,7 +24,15 @@ import torch
 
 from kdlib import evaluate, objectives, runnb, train
 from kdlib.config import Run, StudyParams
-from kdlib.data import ImageSet, Selection, select, subset, subset_selection
+from kdlib.data import (
+    ImageSet,
+    Selection,
+    UnknownSetError,
+    names,
+    select,
+    subset,
+    subset_selection,
+)
 from kdlib.pipeline import Lab
 from kdlib.plan import ROOT
 from kdlib.provenance import peak_memory_mb
@@ -39,12 +47,13 @@ PROBED_EPOCHS, PROBED_STEPS = 2, 5  # the first and last epoch also measure how 
 IMAGES = 500  # that a measured prediction is made of
 CACHED = 2000  # training images whose teachers' logits are cached in a measurement
 GROWTH = 3.3  # bytes that a cohort takes for each byte of its images (benchmarks.growth)
-# (side, channels, training images, test images), where a set's file is not here
+# (classes, side, channels, training images, test images), where a set's file is not here
 SHAPES = {
-    "mnist": (28, 1, 60_000, 10_000),
-    "fashion_mnist": (28, 1, 60_000, 10_000),
-    "cifar10": (32, 3, 50_000, 10_000),
-    "cifar100": (32, 3, 50_000, 10_000),
+    "mnist": (10, 28, 1, 60_000, 10_000),
+    "fashion_mnist": (10, 28, 1, 60_000, 10_000),
+    "cifar10": (10, 32, 3, 50_000, 10_000),
+    "cifar100": (100, 32, 3, 50_000, 10_000),
+    "tiny_imagenet": (200, 64, 3, 100_000, 10_000),
 }
 # What every process would import first, imported once.
 PRELOAD = [
@@ -109,6 +118,11 @@ def kind(run: Run) -> Kind:
 PLACE = slice(0, 9)
 
 
+def measurable(run: Run, params: StudyParams) -> bool:
+    """Whether the run's data are here or of a known shape."""
+    return run.data in SHAPES or run.data in names(params.data_dir)
+
+
 def measure(
     kinds: Mapping[Kind, Asked], cores: int, *, crowded: bool = True
 ) -> tuple[dict[Kind, Cost], float]:
@@ -116,8 +130,8 @@ def measure(
     beside its runs; `cores` measurements at once. crowded: slowed down by what else runs here now;
     else what it costs where a job has its core to itself.
 
-    LookupError or OSError where its data are neither here nor of a known shape, BrokenProcessPool
-    where the system killed a process (out of memory?).
+    UnknownSetError or OSError where its data are neither here nor of a known shape (see
+    `measurable`), BrokenProcessPool where the system killed a process (out of memory?).
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -316,16 +330,16 @@ def _data(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:
     """The run's data; noise of the same shape where a known set is not here."""
     try:
         return lab.record(run), lab.selection(run)
-    except OSError:
+    except (OSError, UnknownSetError):
         if run.data not in SHAPES:
             raise
-    side, channels, *sizes = SHAPES[run.data]
-    names = CLASS_NAMES[run.data]
+    classes, side, channels, *sizes = SHAPES[run.data]
+    known, side = CLASS_NAMES.get(run.data, range(classes)), run.image_size or side
     draws, arrays = np.random.default_rng(0), []
     for size in sizes:
         shape = (size, side, side, channels)
-        arrays += [draws.integers(0, 256, shape, np.uint8), np.arange(size) % len(names)]
-    record = ImageSet(run.data, *arrays, names, {"train": "", "test": ""})
+        arrays += [draws.integers(0, 256, shape, np.uint8), np.arange(size) % classes]
+    record = ImageSet(run.data, *arrays, tuple(map(str, known)), {"train": "", "test": ""})
     selection = select(record, run.imbalance_factor, run.val_fraction, run.seed)
     if run.classes is None:
         return record, selection

@@ -2,13 +2,13 @@
 
 import heapq
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from kdlib.config import Run, by_stream
-from kdlib.costs import Asked, Cost, Kind, kind, measure
+from kdlib.costs import Asked, Cost, Kind, kind, measurable, measure
 from kdlib.plan import Job, Plan
 from kdlib.registry import STUDIES
 
@@ -21,14 +21,26 @@ def table(whole: Plan, left: Collection[str], stored: Collection[str], cores: in
     if not jobs:
         return ""
     asked = {run.id: (run, params) for _, params, made in whole.parts for run in made}
-    todo = {job.name: [asked[one] for one in job.runs if one not in stored] for job in jobs}
+    left_out = Counter[str]()
+    todo: dict[str, list[Asked]] = {job.name: [] for job in jobs}
+    for name, place in ((run, job.name) for job in jobs for run in job.runs if run not in stored):
+        run, params = asked[name]
+        if measurable(run, params):
+            todo[place].append((run, params))
+        else:
+            left_out[run.data] += 1
     trained = [one for made in todo.values() for one in made if one[0].recipe]
     try:
         costs, start = measure({kind(run): (run, params) for run, params in trained}, cores)
     except (OSError, LookupError, BrokenProcessPool) as error:
         return f"no estimate: {error}\n"
     bills = [_bill(job, todo[job.name], costs, start) for job in jobs]
-    return "\n".join(_lines(bills, cores)) + "\n"
+    lines = list(_lines(bills, cores))
+    for name, count in left_out.items():
+        lines.append(
+            f"  without {count} runs on {name!r}: how large its images are is not known here"
+        )
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)

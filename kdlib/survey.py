@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kdlib import evaluate
 from kdlib.config import Run, StudyParams, fingerprint
+from kdlib.data import UnknownSetError
 from kdlib.pipeline import Lab
 from kdlib.plan import Plan
 from kdlib.runnb import sha256
@@ -50,16 +51,19 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
         for path in [] if dry_run else gone:
             path.unlink()
     old = {run for run, row in found.items() if row["evaluation"] != evaluate.VERSION}
-    try:
-        for _, params, runs in whole.parts:
-            lab = _lab(params, whole.out_dir, check_on)
+    missing = {}
+    for _, params, runs in whole.parts:
+        lab = _lab(params, whole.out_dir, check_on)
+        try:
             lab.check([run for run in runs if run.id not in found])
+        except (OSError, UnknownSetError) as error:  # the data are not here: enough for a plan
             if not dry_run:
-                _measure_again(lab, [run for run in runs if run.id in old], found)
-    except OSError as error:  # the data are not here: enough for a plan, not for training
+                raise
+            missing[f"{error}; what depends on the data is not checked"] = None
         if not dry_run:
-            raise
-        _say(f"{error}; what depends on the data is not checked")
+            _measure_again(lab, [run for run in runs if run.id in old], found)
+    for line in missing:
+        _say(line)
     done = sum(found[run]["evaluation"] == evaluate.VERSION for run in old)
     if done:
         print(f"{done} rows of an older evaluation were measured again", flush=True)

@@ -4,27 +4,27 @@ docs/results/prices.json, from which the results pages tell what the runs not ma
 python scripts/prices.py PROFILE...    all other prices stay as they are
 """
 
+import argparse
 import itertools
 import json
-import sys
 
-from kdlib import costs, prices
+from kdlib import prices
+from kdlib.costs import measurable
 from kdlib.estimate import run_seconds
-from kdlib.plan import plan
+from kdlib.plan import plan, profiles
 from kdlib.provenance import machine
 
-KNOWN = {"digits", *costs.SHAPES}  # sets whose images are here or have a known shape
 CORES = 1  # one measurement at once: a price is of a core that nobody else needs
 
 
-def main(profiles: list[str]) -> None:
+def main(wanted: list[str]) -> None:
     """Measure and write, notebook by notebook: a large network takes its time on a processor."""
     empty = {"machines": {}, "seconds": {}}
     content = json.loads(prices.PRICES.read_text()) if prices.PRICES.exists() else empty
-    for profile in profiles:
+    for profile in wanted:
         whole = plan(profile)
         asked = {run.id: (run, part.params) for part in whole.parts for run in part.runs}
-        asked = {name: one for name, one in asked.items() if one[0].data in KNOWN}
+        asked = {name: one for name, one in asked.items() if measurable(*one)}
         for notebook, jobs in itertools.groupby(whole.jobs, lambda job: job.notebook):
             made = [[asked[name] for name in job.runs if name in asked] for job in jobs]
             found = run_seconds(made, CORES)
@@ -36,4 +36,6 @@ def main(profiles: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description="Price the runs of profiles on this machine.")
+    parser.add_argument("profiles", nargs="+", choices=profiles(), metavar="PROFILE")
+    main(parser.parse_args().profiles)

@@ -1,6 +1,7 @@
 """The estimate: its arithmetic by hand, its measurement against a real cohort."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,12 @@ def test_the_table(students, monkeypatch):
     assert "20 s of work" in drawn  # its tables and figures take as long as its start
     assert total == f"  in all, 2 at once: about {10 + expected + 20:.0f} s, 0.3 GB of memory"
     assert estimate.table(whole, [], ids, 2) == ""
+    own = tuple(run.model_copy(update={"data": "mine"}) for run in students)
+    untold = replace(jobs[1], runs=tuple(run.id for run in own))
+    mixed = Plan("mine", None, (jobs[0], untold), (parts[0], Part("02_students", params, own)))
+    *_, total, left_out = estimate.table(mixed, names, {}, 2).splitlines()
+    assert total.startswith("  in all, 2 at once:")
+    assert left_out == "  without 2 runs on 'mine': how large its images are is not known here"
 
 
 def test_a_set_that_is_not_here_is_noise_of_its_shape(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from kdlib import Lab, Params, evaluate, grid, survey
 from kdlib.config import fingerprint
+from kdlib.data import UnknownSetError
 from kdlib.plan import Part, Plan
 from kdlib.store import Store
 
@@ -142,6 +144,21 @@ def test_missing_data_end_a_run_but_not_a_plan(whole, monkeypatch, capsys):
     assert "no digits.npz; what depends on the data is not checked" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"no digits\.npz"):
         survey_of(whole)
+
+
+def test_a_part_without_data_keeps_no_other_from_being_checked(whole, monkeypatch, capsys):
+    own = whole.parts[0].params.model_copy(update={"data": "mine"})
+    run = whole.runs[0].model_copy(update={"data": "mine"})
+    parts = (Part("00_own", own, (run,)), Part("01_own", own, (run,)), *whole.parts)
+    for path in whole.out_dir.glob("*/rows/*"):
+        path.unlink()
+    checked, check = [], Lab.check
+    monkeypatch.setattr(Lab, "check", lambda lab, runs: (check(lab, runs), checked.append(runs)))
+    survey_of(replace(whole, parts=parts), dry_run=True)
+    assert capsys.readouterr().err.count("unknown set 'mine'") == 1
+    assert sum(map(len, checked)) == len(whole.runs)
+    with pytest.raises(UnknownSetError, match="'mine'"):
+        survey_of(replace(whole, parts=parts))
 
 
 def test_litter_of_killed_writers_goes_when_it_is_old(whole):

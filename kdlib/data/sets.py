@@ -25,6 +25,10 @@ FINGERPRINTS = {  # native size, canonical order: by (label, sha256 of the pixel
 KNOWN = ("digits", *sources.TORCHVISION)
 
 
+class UnknownSetError(LookupError):
+    """A set of a name that is neither known nor in the folder."""
+
+
 def load(
     name: str,
     data_dir: str | Path | None = None,
@@ -39,7 +43,7 @@ def load(
     data_dir: default the environment variable KDLIB_DATA, else ./data. trust: take a known name
     whose content has another fingerprint. image_size: resize to so many pixels; a tree needs it.
 
-    Raises LookupError (unknown set; with the closest name and the folder), ValueError (damaged
+    Raises UnknownSetError (with the closest name and the folder), ValueError (damaged
     file, other fingerprint) or OSError (known set, neither in the folder nor to be downloaded).
 
     >>> digits = load("digits")
@@ -105,7 +109,7 @@ def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
         record = sources.download(name, folder)
         save_npz(record, folder)
         return record
-    raise LookupError(
+    raise UnknownSetError(
         f"unknown set {name!r}: no {name}.npz and no {name}/train in {folder.absolute()}, "
         f"{suggest(name, names(folder))}"
     )
