@@ -53,7 +53,11 @@ class Overview:
         judges = [name for claim in claims.claims for name in claim.judged_by.profiles]
         asked = dict.fromkeys([*judges, *(path.name for path in there)])
         known = [name for name in asked if name in profiles()]
-        return cls(claims, entries(there), [plan(name, results / name) for name in known])
+        return cls(
+            claims,
+            entries({one.name: one for one in there}),
+            [plan(name, results / name) for name in known],
+        )
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:

@@ -104,6 +104,8 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
         own = {key: value for key, value in changes.items() if key in model.model_fields}
         for params in load_settings(path).values():
             params = validate(model, merge(params.model_dump(), own), f"{path} with changes")
+            if "profile" in model.model_fields:  # whose rows are judged, wherever they are kept
+                params = params.model_copy(update={"profile": path.parent.name})
             if params.data_dir:  # notebooks have another working directory
                 params = params.model_copy(
                     update={"data_dir": str(Path(params.data_dir).resolve())}

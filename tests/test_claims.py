@@ -520,7 +520,7 @@ DIGITS5 = ROOT / "results" / "digits5"
 
 def test_effects_agree_with_the_report_of_the_study(claims):
     """The same rows through the paired effects of `kdlib.report.summary`."""
-    found = judging.entries([DIGITS5])
+    found = judging.entries({"digits5": DIGITS5})
     whole = config.load_params(ROOT / "params" / "digits5" / "02_students.yaml")
     levels = {"teacher_losses": ("ce", "bs"), "student_losses": ("ce", "bs"), "controls": {}}
     params = whole.model_copy(update=levels)
@@ -555,23 +555,28 @@ def profile(tmp_path):
 def test_entries_are_read_once_and_damage_is_named(profile):
     again = profile / "02_students" / "again" / "rows"
     shutil.copytree(profile / "02_students" / "rows", again)
-    found = judging.entries([profile])
+    found = judging.entries({"mine": profile})
     assert len(found) == 3
     assert {entry.facts["profile"] for entry in found} == {"mine"}
     path = sorted(again.iterdir())[0]
     path.write_text(path.read_text().replace("digits", "digit5", 1), encoding="utf-8")
     with pytest.raises(DamagedError, match=path.name):
-        judging.entries([profile])
+        judging.entries({"mine": profile})
 
 
 def test_which_folders_are_read(profile):
     everything = judging.profiles()
-    assert DIGITS5 in everything
-    assert ROOT / "results" / "published" not in everything
-    assert judging.profiles(out_dir=profile) == [*everything, profile]
-    assert judging.profiles([profile], out_dir=profile) == [profile]
+    assert everything["digits5"] == DIGITS5
+    assert "published" not in everything
+    assert judging.profiles(out_dir=profile) == everything | {"mine": profile}
+    assert judging.profiles([profile], out_dir=profile) == {"mine": profile}
+    # Elsewhere than under its profile's name, its rows are judged in place of those kept there.
+    assert judging.profiles(out_dir=profile, profile="digits5") == everything | {"digits5": profile}
     with pytest.raises(FileNotFoundError, match="nowhere"):
         judging.profiles([profile / "nowhere"])
+    (profile / "mine").mkdir()
+    with pytest.raises(ValueError, match="have one name"):
+        judging.profiles([profile, profile / "mine"])
 
 
 # --- the section -----------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def test_a_study_that_concludes_waits_for_all_its_runs(digits):
 def test_the_claims_wait_for_everything(digits):
     assert set(digits.jobs[-1].needs) == {job.name for job in digits.jobs[:-1]}
     assert digits.jobs[-1].notebook == "07_published_claims"
+    assert digits.jobs[-1].params["extra"]["profile"] == "digits"  # though it is kept in `out`
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def run(out, environment, *more):
 
 
 def test_the_same_tables_through_slurm_as_here(slurm, settings, tmp_path):
-    here, there = (tmp_path / place / "digits" for place in ("here", "there"))
+    here, there = (tmp_path / place for place in ("here", "there"))
     run(here, os.environ)
     told = run(there, slurm, "--workflow-profile", str(settings))
     assert "left: " in told

@@ -5,7 +5,7 @@ The rule is `params/claims.yaml`'s. Rows of any profile are read, nothing is tra
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,15 +39,23 @@ class Entry:
     row: Row
 
 
-def profiles(results: Sequence[str | Path] = (), out_dir: str | Path = "") -> list[Path]:
-    """The profiles' folders to read: those given, by default all of the repository that hold rows,
-    and out_dir where it is another. FileNotFoundError for one that is not there."""
-    found = [Path(folder) for folder in results] or with_rows(RESULTS)
-    for folder in found:
+def profiles(
+    results: Sequence[str | Path] = (), out_dir: str | Path = "", profile: str = ""
+) -> dict[str, Path]:
+    """Profile -> its folder, to read: those given, by default all of the repository that hold rows,
+    each named as its folder is; out_dir is its profile's only one.
+
+    profile: out_dir's, default its name. FileNotFoundError for a folder that is not there,
+    ValueError for two of one name.
+    """
+    found: dict[str, Path] = {}
+    for folder in [Path(folder).resolve() for folder in results] or with_rows(RESULTS):
         if not folder.is_dir():
             raise FileNotFoundError(f"results: no folder {folder}")
-    found += [Path(out_dir)] if out_dir else []
-    return list(dict.fromkeys(folder.resolve() for folder in found))
+        if found.setdefault(folder.name, folder) != folder:
+            raise ValueError(f"results: {found[folder.name]} and {folder} have one name")
+    own = Path(out_dir).resolve()
+    return found | ({profile or own.name: own} if out_dir else {})
 
 
 def with_rows(results: Path) -> list[Path]:
@@ -55,19 +63,19 @@ def with_rows(results: Path) -> list[Path]:
     return [path for path in sorted(results.glob("*/")) if any(path.glob("[0-9]*/**/rows"))]
 
 
-def entries(folders: Iterable[str | Path]) -> list[Entry]:
-    """Every run stored under profiles' folders, once; a folder's name is its profile.
+def entries(folders: Mapping[str, Path]) -> list[Entry]:
+    """Every run stored under the folders of these profiles, once.
 
     DamagedError that names the file where a row is not what was written.
     """
     found = []
-    for folder in map(Path, folders):
+    for profile, folder in folders.items():
         paths = sorted(folder.glob("[0-9]*/**/rows/*.json"))
         rows = {row["id"]: row for row in map(read_row, paths)}
         models = {name: row["run"]["model"] for name, row in rows.items()}
         for row in rows.values():
             teachers = (models.get(teacher, "?") for teacher in row["run"]["teachers"])
-            found.append(Entry(facts(row, folder.name), tuple(dict.fromkeys(teachers)), row))
+            found.append(Entry(facts(row, profile), tuple(dict.fromkeys(teachers)), row))
     return found
 
 
