@@ -57,7 +57,6 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
     sys.modules["rfc3987_syntax"] = None  # jsonschema's URI grammar, unused: 1 s of every job
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
     known = papermill.inspect_notebook(notebook)
     for name in params.keys() - known:
@@ -68,27 +67,12 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # `python3` is the kernel of this interpreter
     executed.parent.mkdir(parents=True, exist_ok=True)
-    # A kernel is interrupted at its end, and would report that as an error.
-    quiet = {"extra_arguments": ["--IPKernelApp.log_level=50"]}
     for attempt in (1, 2):
         try:
             # Sockets in a folder of their own: parallel kernels race for ports, or for names.
             with tempfile.TemporaryDirectory(prefix="kdlib-") as sockets:
                 papermill.execute_notebook(
-                    notebook,
-                    str(executed.absolute()),
-                    params,
-                    kernel_name="python3",
-                    cwd=str(Path(__file__).parents[1]),
-                    progress_bar=False,
-                    log_output=True,
-                    autosave_cell_every=0,
-                    config=Config(
-                        {
-                            "KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"},
-                            "NotebookClient": quiet,
-                        }
-                    ),
+                    notebook, str(executed.absolute()), params, **_settings(sockets)
                 )
             return
         except RuntimeError as error:  # the kernel never answered, or died: worth one more try
@@ -97,6 +81,20 @@ def execute(notebook: str, executed: Path, params: dict[str, Any], threads: int)
             if attempt == 2:
                 raise
             print(f"the kernel died, starting it once more: {error}", file=sys.stderr)
+
+
+def _settings(sockets: str) -> dict[str, Any]:
+    """Papermill's, for a kernel whose sockets lie in a folder."""
+    from traitlets.config import Config
+
+    # A kernel is interrupted at its end, and would report that as an error.
+    quiet = {"extra_arguments": ["--IPKernelApp.log_level=50"]}
+    ipc = {"transport": "ipc", "ip": f"{sockets}/k"}
+    return {
+        "kernel_name": "python3", "cwd": str(Path(__file__).parents[1]), "progress_bar": False,
+        "log_output": True, "autosave_cell_every": 0,
+        "config": Config({"KernelManager": ipc, "NotebookClient": quiet}),
+    }  # fmt: skip
 
 
 def main(name: str) -> int:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,23 +50,9 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
         gone += _spoilt(store, run)
         for path in [] if dry_run else gone:
             path.unlink()
-    old = {run for run, row in found.items() if row["evaluation"] != evaluate.VERSION}
-    missing = {}
-    for _, params, runs in whole.parts:
-        lab = _lab(params, whole.out_dir, check_on)
-        try:
-            lab.check([run for run in runs if run.id not in found])
-        except (OSError, UnknownSetError) as error:  # the data are not here: enough for a plan
-            if not dry_run:
-                raise
-            missing[f"{error}; what depends on the data is not checked"] = None
-        if not dry_run:
-            _measure_again(lab, [run for run in runs if run.id in old], found)
-    for line in missing:
-        _say(line)
-    done = sum(found[run]["evaluation"] == evaluate.VERSION for run in old)
-    if done:
-        print(f"{done} rows of an older evaluation were measured again", flush=True)
+    _check(whole, found, dry_run, check_on)
+    if not dry_run:
+        _measure_again(whole, found, check_on)
     return Survey(found, lost)
 
 
@@ -128,15 +114,37 @@ def _spoilt(store: Store, run: Run) -> Iterator[Path]:
         yield timing
 
 
-def _measure_again(lab: Lab, runs: list[Run], found: dict[str, Row]) -> None:
+def _check(whole: Plan, found: Mapping[str, Row], dry_run: bool, check_on: str | None) -> None:
+    """Refuse what cannot work of the runs that are left; data that are not here do not keep
+    anybody from planning."""
+    missing = {}
+    for _, params, runs in whole.parts:
+        try:
+            left = [run for run in runs if run.id not in found]
+            _lab(params, whole.out_dir, check_on).check(left)
+        except (OSError, UnknownSetError) as error:
+            if not dry_run:
+                raise
+            missing[f"{error}; what depends on the data is not checked"] = None
+    for line in missing:
+        _say(line)
+
+
+def _measure_again(whole: Plan, found: dict[str, Row], check_on: str | None) -> None:
     """Bring rows up to today's evaluation: from predictions, else from checkpoints, never by
     training. A row that has neither stays as it is, and is named."""
-    for run in runs:
-        again = _from_predictions(lab.store, run, found[run.id]) or lab.evaluate(run)
-        if again is None:
-            version = found[run.id]["evaluation"]
-            _say(f"{run.id} stays at evaluation {version}: no predictions, no checkpoint")
-        found[run.id] = again or found[run.id]
+    old = {name: row["evaluation"] for name, row in found.items()}
+    old = {name: version for name, version in old.items() if version != evaluate.VERSION}
+    for _, params, runs in whole.parts:
+        lab = _lab(params, whole.out_dir, check_on)
+        for run in (run for run in runs if run.id in old):
+            again = _from_predictions(lab.store, run, found[run.id]) or lab.evaluate(run)
+            if again is None:
+                _say(f"{run.id} stays at evaluation {old[run.id]}: no predictions, no checkpoint")
+            found[run.id] = again or found[run.id]
+    done = sum(found[name]["evaluation"] == evaluate.VERSION for name in old)
+    if done:
+        print(f"{done} rows of an older evaluation were measured again", flush=True)
 
 
 def _from_predictions(store: Store, run: Run, row: Row) -> Row | None:

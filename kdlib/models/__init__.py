@@ -14,6 +14,7 @@ What `build` reads of its facts: `min_size`, the smallest image the network take
 fact `pretrained` names the ImageNet weights of torchvision's that a network may start from.
 """
 
+from collections.abc import Mapping
 from numbers import Integral
 
 from torch import nn
@@ -70,22 +71,29 @@ def build(
     """
     entry = MODELS[name]
     counts = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-    for argument, value in counts.items():
-        if not isinstance(value, Integral):
-            raise TypeError(f"{argument} must be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
-    if side_heads and "side_heads_min_size" not in entry.facts:
-        known = [other for other in names() if "side_heads_min_size" in MODELS[other].facts]
-        raise ValueError(f"side_heads: {name!r} has none, these have: {', '.join(known)}")
-    min_size = entry.facts.get("side_heads_min_size" if side_heads else "min_size", 1)
-    if image_size < min_size:
-        with_heads = " with side heads" if side_heads else ""
-        raise ValueError(
-            f"image_size: {name!r}{with_heads} cannot take {image_size} px, it needs {min_size}"
-        )
+    _check(name, counts, side_heads)
     options = {"side_heads": True} if side_heads else {}
     model = entry.build(num_classes, in_channels, image_size, **options)
     model = model if isinstance(model, Network) else Plain(model)
     model.preprocess = Preprocess((0.0,) * int(in_channels), (1.0,) * int(in_channels), image_size)
     return model
+
+
+def _check(name: str, counts: Mapping[str, int], side_heads: bool) -> None:
+    """Refuse what `build` cannot make."""
+    facts = MODELS[name].facts
+    for argument, value in counts.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{argument} must be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+    if side_heads and "side_heads_min_size" not in facts:
+        known = [other for other in names() if "side_heads_min_size" in MODELS[other].facts]
+        raise ValueError(f"side_heads: {name!r} has none, these have: {', '.join(known)}")
+    min_size = facts.get("side_heads_min_size" if side_heads else "min_size", 1)
+    if counts["image_size"] < min_size:
+        with_heads = " with side heads" if side_heads else ""
+        raise ValueError(
+            f"image_size: {name!r}{with_heads} cannot take {counts['image_size']} px, it needs "
+            f"{min_size}"
+        )
