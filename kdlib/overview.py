@@ -30,9 +30,9 @@ NOTEBOOKS = {
 }
 SHOWCASE = "digits5"  # whose cells the README shows
 TOP = 5
-PRICED = """Hours of one core. Spent: as timed while the runs were made, beside other work on the
-machine. To go: from a few steps of each kind of run ([prices.json](prices.json) names the machine);
-`./run_all.sh PROFILE --dry-run` measures yours."""
+PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
+machine. To go: hours of a free core, from a few steps of each kind of run
+([prices.json](prices.json) names the machine); `./run_all.sh PROFILE --dry-run` measures yours."""
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
 
 
@@ -104,10 +104,10 @@ def first_screen(overview: Overview) -> str:
     lines = [
         {
             "study": f"[{STUDIES[study]}]({PAGES}/{study}.md)",
-            "runs done, hours of a core as timed beside other work": _by_profile(
+            "runs done, hours that passed (one core, beside other work)": _by_profile(
                 lines, "done", "spent"
             ),
-            "not run, hours of a core to go": _by_profile(
+            "not run, hours of a free core to go": _by_profile(
                 [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
             ),
         }

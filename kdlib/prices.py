@@ -25,8 +25,8 @@ def stored(path: Path = PRICES) -> dict[str, float]:
 
 
 class Line(NamedTuple):
-    """A part of a profile: runs planned and done, hours of one core spent and to go (of the runs
-    that have a price), runs to go that have none."""
+    """A part of a profile: runs planned and done, hours that passed while they were made and
+    hours of a free core to go (of the runs that have a price), runs to go that have none."""
 
     profile: str
     part: str
