@@ -24,19 +24,11 @@ import torch
 
 from kdlib import evaluate, objectives, runnb, train
 from kdlib.config import Run, StudyParams
-from kdlib.data import (
-    ImageSet,
-    Selection,
-    UnknownSetError,
-    names,
-    select,
-    subset,
-    subset_selection,
-)
+from kdlib.data import Selection
 from kdlib.pipeline import Lab
 from kdlib.plan import ROOT
 from kdlib.provenance import peak_memory_mb
-from kdlib.studies.class_names import CLASS_NAMES
+from kdlib.stand_ins import data_of
 from kdlib.types import Batch, View
 
 Kind = tuple[Any, ...]
@@ -47,14 +39,6 @@ PROBED_EPOCHS, PROBED_STEPS = 2, 5  # the first and last epoch also measure how 
 IMAGES = 500  # that a measured prediction is made of
 CACHED = 2000  # training images whose teachers' logits are cached in a measurement
 GROWTH = 3.3  # bytes that a cohort takes for each byte of its images (benchmarks.growth)
-# (classes, side, channels, training images, test images), where a set's file is not here
-SHAPES = {
-    "mnist": (10, 28, 1, 60_000, 10_000),
-    "fashion_mnist": (10, 28, 1, 60_000, 10_000),
-    "cifar10": (10, 32, 3, 50_000, 10_000),
-    "cifar100": (100, 32, 3, 50_000, 10_000),
-    "tiny_imagenet": (200, 64, 3, 100_000, 10_000),
-}
 # What every process would import first, imported once.
 PRELOAD = [
     "kdlib.costs",
@@ -118,11 +102,6 @@ def kind(run: Run) -> Kind:
 PLACE = slice(0, 9)
 
 
-def measurable(run: Run, params: StudyParams) -> bool:
-    """Whether the run's data are here or of a known shape."""
-    return run.data in SHAPES or run.data in names(params.data_dir)
-
-
 def measure(
     kinds: Mapping[Kind, Asked], cores: int, *, crowded: bool = True
 ) -> tuple[dict[Kind, Cost], float]:
@@ -130,8 +109,9 @@ def measure(
     beside its runs; `cores` measurements at once. crowded: slowed down by what else runs here now;
     else what it costs where a job has its core to itself.
 
-    UnknownSetError or OSError where its data are neither here nor of a known shape (see
-    `measurable`), BrokenProcessPool where the system killed a process (out of memory?).
+    UnknownSetError or OSError where its data are neither here nor of a known shape
+    (`kdlib.stand_ins.measurable`), BrokenProcessPool where the system killed a process (out of
+    memory?).
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -188,10 +168,10 @@ class _Bench:
 
     def __init__(self, lab: Lab, run: Run, clock: Callable[[], float]):
         self.run, self.device, self.clock = run, lab.device, clock
-        self.record, self.selection = _data(lab, run)
+        self.record, self.selection = data_of(lab, run)
         few = max(CACHED, 2 * run.recipe.batch_size)
         self.few = _few(self.selection, few)
-        self.teachers = [train.build_network(one, _data(lab, one)[0]) for one in run.teachers]
+        self.teachers = [train.build_network(one, data_of(lab, one)[0]) for one in run.teachers]
         self.balanced = evaluate.balanced_indices(self.record, self.selection, run.seed)
         self.measured = functools.cache(self._measured)
 
@@ -324,26 +304,6 @@ def _few(selection: Selection, count: int) -> Selection:
     every = max(1, len(selection.train_indices) // count)
     parts = {name: getattr(selection, name)[::every] for name in ("train_indices", "val_indices")}
     return replace(selection, **parts)
-
-
-def _data(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:
-    """The run's data; noise of the same shape where a known set is not here."""
-    try:
-        return lab.record(run), lab.selection(run)
-    except (OSError, UnknownSetError):
-        if run.data not in SHAPES:
-            raise
-    classes, side, channels, *sizes = SHAPES[run.data]
-    known, side = CLASS_NAMES.get(run.data, range(classes)), run.image_size or side
-    draws, arrays = np.random.default_rng(0), []
-    for size in sizes:
-        shape = (size, side, side, channels)
-        arrays += [draws.integers(0, 256, shape, np.uint8), np.arange(size) % classes]
-    record = ImageSet(run.data, *arrays, tuple(map(str, known)), {"train": "", "test": ""})
-    selection = select(record, run.imbalance_factor, run.val_fraction, run.seed)
-    if run.classes is None:
-        return record, selection
-    return subset(record, run.classes), subset_selection(record, selection, run.classes)
 
 
 def job_start() -> float:

@@ -8,9 +8,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from kdlib.config import Run, by_stream
-from kdlib.costs import Asked, Cost, Kind, kind, measurable, measure
+from kdlib.costs import Asked, Cost, Kind, kind, measure
 from kdlib.plan import Job, Plan
 from kdlib.registry import STUDIES
+from kdlib.stand_ins import measurable
 
 
 def table(whole: Plan, left: Collection[str], stored: Collection[str], cores: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdlib import Lab, Params, costs, estimate, grid, train
+from kdlib import Lab, Params, costs, estimate, grid, stand_ins, train
 from kdlib.config import Recipe
 from kdlib.plan import Job, Part, Plan
 from kdlib.train.loop import kept_threads
@@ -112,11 +112,11 @@ def test_a_set_that_is_not_here_is_noise_of_its_shape(tmp_path):
     (run,) = grid.student_runs(params)
     lab = Lab.of(params, tmp_path)
     lab.record = lambda run: (_ for _ in ()).throw(OSError("no network"))
-    record, selection = costs._data(lab, run)
+    record, selection = stand_ins.data_of(lab, run)
     assert record.train_images.shape == (60_000, 28, 28, 1)
     assert sum(selection.class_counts) == 54_000
     with pytest.raises(OSError, match="no network"):
-        costs._data(lab, run.model_copy(update={"data": "mine"}))
+        stand_ins.data_of(lab, run.model_copy(update={"data": "mine"}))
 
 
 def test_measured_against_a_real_cohort(tmp_path):

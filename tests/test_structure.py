@@ -40,7 +40,7 @@ ORDER = [
     {"plots"},
     {"report"},
     {"plan"},
-    {"runnb", "tune"},
+    {"runnb", "tune", "stand_ins"},
     {"costs", "survey"},
     {"estimate"},
     {"prices"},
