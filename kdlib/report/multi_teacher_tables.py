@@ -16,7 +16,8 @@ from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, runs
 
 TEST = ["acc", "nll", "ece"]  # with intervals
 FIDELITY = ["mean_individual", "centroid_probs", "centroid_logits", "agreement"]  # with intervals
-EFFECTS = [*TEST, *FIDELITY[:3]]
+SCALED = ["nll_after", "ece_after"]  # one temperature, fitted on validation; with intervals
+EFFECTS = [*TEST, *SCALED, *FIDELITY[:3]]
 PLAIN = ["ece_floor", "acc_selected", "val_acc", "kd_share_first", "kd_share_last"]
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "multi_teacher.csv"
 TEACHER_NUMBERS = [*TEST, "ece_floor", "val_nll", "diversity"]
@@ -69,10 +70,12 @@ def students(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
 
 def _numbers(row: Row | None, run: Run) -> dict[str, Any]:
     if row is None:
-        missing = dict.fromkeys([*TEST, *FIDELITY, *PLAIN], np.nan)
+        missing = dict.fromkeys([*TEST, *SCALED, *FIDELITY, *PLAIN], np.nan)
         return missing | {"teacher_views": None, "flags": [f"no row of seed {run.seed}"]}
     test, share = row["metrics"]["test"], row["kd_share"]
     numbers = {name: test[name] for name in (*TEST, "ece_floor")}
+    scaled = row["metrics"].get("temperature", {})
+    numbers |= {name: scaled.get(name.removesuffix("_after"), np.nan) for name in SCALED}
     numbers["acc_selected"] = row["metrics"].get("selected", test)["acc"]
     numbers["val_acc"] = row["metrics"].get("val", {}).get("acc", np.nan)
     numbers |= {f"kd_share_{moment}": share.get(moment, np.nan) for moment in ("first", "last")}
@@ -90,7 +93,7 @@ def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     lines = []
     for key, group in table.groupby(_cell(table), sort=False):
         line = dict(zip(_cell(table), key, strict=True)) | {"seeds": int(group["acc"].count())}
-        line |= _means(group, [*TEST, *FIDELITY]) | group[PLAIN].mean().to_dict()
+        line |= _means(group, [*TEST, *SCALED, *FIDELITY]) | group[PLAIN].mean().to_dict()
         line["teacher_views"] = "; ".join(group["teacher_views"].dropna().unique())
         line["flags"] = "; ".join(dict.fromkeys(group["flags"].explode().dropna()))
         lines.append(line | {"runs": "; ".join(group["id"])})

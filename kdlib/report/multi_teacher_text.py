@@ -112,19 +112,27 @@ def _methods(effects: pd.DataFrame) -> list[str]:
     lines = []
     for student, part in effects.groupby("student", sort=False):
         own = shown.loc[part.index].set_axis(part["method"])
-        acc = part.set_index("method")["acc_effect"]
-        low, high = acc.idxmin(), acc.idxmax()
-        ends = " to ".join(
-            f"{own.loc[at, 'ACC effect, points']} ({at})" for at in dict.fromkeys((low, high))
-        )
         closer, better = _beyond(part, "mean_individual", -1), _beyond(part, "acc", 1)
         clearly = _clearly(part)
         lines.append(
-            f"{student}: against no teachers, accuracy {ends} points; of {len(part)} methods "
+            f"{student}: against no teachers, accuracy "
+            f"{_ends(part, own, 'acc', 'ACC effect, points')} points; of {len(part)} methods "
             f"{closer.sum()} come {clearly}closer to the teachers (mean individual KL), "
             f"{better.sum()} are {clearly}more accurate, {(closer & better).sum()} both"
         )
+        if part["ece_after_effect"].notna().all():
+            lines.append(
+                f"{student}: ECE {_ends(part, own, 'ece', 'ECE effect')}, after one temperature "
+                f"each {_ends(part, own, 'ece_after', 'ECE after T effect')}"
+            )
     return lines
+
+
+def _ends(part: pd.DataFrame, shown: pd.DataFrame, name: str, heading: str) -> str:
+    """The lowest and the highest effect on a metric, as shown under a heading, with its method."""
+    values = part.set_index("method")[f"{name}_effect"]
+    ends = dict.fromkeys((values.idxmin(), values.idxmax()))
+    return " to ".join(f"{shown.loc[at, heading]} ({at})" for at in ends)
 
 
 def _beyond(effects: pd.DataFrame, name: str, sign: int) -> pd.Series:
