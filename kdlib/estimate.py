@@ -16,8 +16,8 @@ from kdlib.stand_ins import measurable
 
 def table(whole: Plan, left: Collection[str], stored: Collection[str], cores: int) -> str:
     """The time and memory that the jobs named in `left` will take, a line a notebook, below it one
-    for each of its models, and a total; empty where nothing is left. stored: ids of runs that are
-    done. cores: jobs at once."""
+    for each of its models, a total, and which runs it leaves out, for their data are not here;
+    empty where nothing is left. stored: ids of runs that are done. cores: jobs at once."""
     jobs = [job for job in whole.jobs if job.name in left]
     if not jobs:
         return ""

@@ -486,12 +486,22 @@ def test_tables_and_report(trained, monkeypatch):
     none = row_of(rows, "none")["metrics"]
     assert cells.loc["none", "acc"] == none["test"]["acc"]
     assert cells.loc["none", "agreement"] == np.mean(none["fidelity"]["agreement"])
+    assert cells.loc["none", "nll_after"] == none["temperature"]["nll"]
+    assert cells.loc["none", "ece_after"] == none["temperature"]["ece"] != none["test"]["ece"]
     assert "acc_published" not in cells  # theirs are of 5 teachers
     assert cells["acc_ci95"].isna().all()
     effects = tables["effects"].set_index("method")
     gain = cells.loc["camkd", "acc"] - cells.loc["none", "acc"]
     assert effects.loc["camkd", "acc_effect"] == pytest.approx(gain)
     assert "none" not in effects.index
+    after = {
+        method: row_of(rows, method)["metrics"]["temperature"]["ece"] - none["temperature"]["ece"]
+        for method in effects.index
+    }
+    (said,) = [text for text in report.words.answer(tables, small) if "ECE" in text]
+    low, high = (pick(after, key=after.get) for pick in (min, max))
+    ends = f"each {after[low]:+.4f} ({low}) to {after[high]:+.4f} ({high})"
+    assert ends in said.replace("\N{MINUS SIGN}", "-")
     contrasts = tables["contrasts"].set_index(["method", "versus"])
     gain = cells.loc["camkd", "nll"] - cells.loc["centroid", "nll"]
     assert contrasts.loc[("camkd", "centroid"), "nll_effect"] == pytest.approx(gain)

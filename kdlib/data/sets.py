@@ -43,8 +43,8 @@ def load(
     data_dir: default the environment variable KDLIB_DATA, else ./data. trust: take a known name
     whose content has another fingerprint. image_size: resize to so many pixels; a tree needs it.
 
-    Raises UnknownSetError (with the closest name and the folder), ValueError (damaged
-    file, other fingerprint) or OSError (known set, neither in the folder nor to be downloaded).
+    Raises UnknownSetError (with the closest name and the folder), ValueError (damaged file, other
+    fingerprint) or OSError (known set, neither in the folder nor to be downloaded).
 
     >>> digits = load("digits")
     >>> digits.train_images.shape, digits.num_classes, load("digits", image_size=28).image_size

@@ -86,7 +86,8 @@ def _numbers(row: Row | None, run: Run) -> dict[str, Any]:
 
 def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a student's cell (student x method x lambda): means over seeds with half-widths of
-    95 % t intervals, fidelity on test at temperature 4, the published accuracy beside it."""
+    95 % t intervals, NLL and ECE also after one temperature, fidelity on test at temperature 4, the
+    published accuracy beside it."""
     table = students(rows, params)
     if table.empty:
         return table
