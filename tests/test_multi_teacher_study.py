@@ -639,6 +639,22 @@ def test_an_effect_inside_its_interval_counts_for_nothing():
     assert ", 1 clearly lower in test NLL (by: s0 -0.100 ± 0.050)" in text
 
 
+def test_the_methods_sentence_tells_closeness_to_the_mean_from_closeness_to_each():
+    """Of four methods 3 are closer to the mean logits, 1 to each teacher, 2 more accurate."""
+    effects = pd.DataFrame({
+        "student": "s", "method": list("abcd"), "acc_effect": [0.03, 0.02, 0.001, -0.01],
+        "centroid_logits_effect": [-0.2, 0.2, -0.2, -0.2],
+        "mean_individual_effect": [-0.2, 0.2, 0.001, 0.2], "ece_after_effect": math.nan,
+    })  # fmt: skip
+    halves = {
+        f"{name}_effect_ci95": 0.005 for name in ("acc", "centroid_logits", "mean_individual")
+    }
+    (text,) = report.words._methods(effects.assign(**halves))
+    assert "of 4 methods 3 come clearly closer to the centroid of the teachers' logits" in text
+    assert " and 1 to the teachers one by one" in text
+    assert "2 are clearly more accurate, 1 of them closer, too" in text
+
+
 def test_validation_chooses_the_lambda():
     effects = pd.concat([
         sweep_effects((acc,), (0.0,), (0.0,)).assign(**{"lambda": at})

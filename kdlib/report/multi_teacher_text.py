@@ -112,13 +112,14 @@ def _methods(effects: pd.DataFrame) -> list[str]:
     lines = []
     for student, part in effects.groupby("student", sort=False):
         own = shown.loc[part.index].set_axis(part["method"])
-        closer, better = _beyond(part, "mean_individual", -1), _beyond(part, "acc", 1)
-        clearly = _clearly(part)
+        clearly, better = _clearly(part), _beyond(part, "acc", 1)
+        to_mean, to_each = (_beyond(part, of, -1) for of in ("centroid_logits", "mean_individual"))
         lines.append(
             f"{student}: against no teachers, accuracy "
             f"{_ends(part, own, 'acc', 'ACC effect, points')} points; of {len(part)} methods "
-            f"{closer.sum()} come {clearly}closer to the teachers (mean individual KL), "
-            f"{better.sum()} are {clearly}more accurate, {(closer & better).sum()} both"
+            f"{to_mean.sum()} come {clearly}closer to the centroid of the teachers' logits and "
+            f"{to_each.sum()} to the teachers one by one (mean individual KL), {better.sum()} are "
+            f"{clearly}more accurate, {(better & (to_mean | to_each)).sum()} of them closer, too"
         )
         if part["ece_after_effect"].notna().all():
             lines.append(
