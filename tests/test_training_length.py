@@ -56,7 +56,7 @@ def test_its_runs_are_those_of_the_grid_but_for_their_place():
     ]
 
 
-def test_a_jobs_params_make_exactly_its_runs():
+def test_a_jobs_params_make_exactly_its_runs_and_its_section(tmp_path):
     """The pilot of cifar_small, which one command runs alone."""
     made = plan("cifar_small", "out", notebooks=["00"])
     *parts, last = made.jobs
@@ -66,7 +66,9 @@ def test_a_jobs_params_make_exactly_its_runs():
     for job in parts:
         values = {key: job.params[key] for key in job.params if key not in ("extra", "out_dir")}
         params = study.facts["params"].of(**values, **job.params["extra"])
-        assert tuple(run.id for run in study.build(params)) == job.runs
+        own = study.build(params)
+        assert tuple(run.id for run in own) == job.runs
+        report.write([fake_row(run) for run in own], params, tmp_path)
 
 
 @pytest.mark.parametrize(

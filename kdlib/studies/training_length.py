@@ -30,11 +30,12 @@ class TrainingLength(Params):
 def runs(params: TrainingLength) -> list[Run]:
     """Teachers, students and controls of each length; the length is a label of theirs.
 
-    ValueError for a teacher that is given, which has no length, or where nothing is without KD.
+    ValueError for a teacher that is given, which has no length, or where nothing is without KD (a
+    job of students alone may leave that to others).
     """
     if isinstance(params.teacher_model, Given):
         raise ValueError("teacher_model: a given teacher has no length of training")
-    if "teacher" in params.roles and grid.NO_KD not in params.kd_methods:
+    if len(params.roles) > 1 and grid.NO_KD not in params.kd_methods:
         raise ValueError(f"kd_methods lacks {grid.NO_KD!r}: against what is KD to be compared?")
     found = []
     for length in params.lengths:
