@@ -96,7 +96,11 @@ def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        told = " ".join(str(error).split())
+        raise argparse.ArgumentTypeError(f"the value of {text!r} is no YAML: {told}") from None
 
 
 def _run(options: argparse.Namespace) -> int:

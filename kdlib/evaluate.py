@@ -99,6 +99,15 @@ def _as_float16(found: dict[str, Any], run: Run) -> Predictions:
     return found
 
 
+def measured(
+    found: Mapping[str, np.ndarray], class_counts: list[int], classes: Sequence[str] | None
+) -> dict[str, Any]:
+    """What a row says that comes from its predictions: `metrics`, the version of the `evaluation`
+    and, of a run that knows only some `classes`, its `confusion`."""
+    row: dict[str, Any] = {"metrics": measure(found, class_counts), "evaluation": VERSION}
+    return row | ({"confusion": confusion(found)} if classes else {})
+
+
 def confusion(found: Mapping[str, np.ndarray]) -> list[list[int]]:
     """[i][j]: test images of class i that are taken for class j."""
     logits, labels = found["test_logits"], found["test_labels"].astype(np.int64)
@@ -177,13 +186,13 @@ def head_probs(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def controls(found: Mapping[str, np.ndarray], class_counts: list[int]) -> dict[str, dict[str, Any]]:
     """The test row after post-hoc calibration, each with what was fitted.
 
-    `temperature`: T on validation (Guo et al. 2017), reweighted as `val` is. On a long tail also
-    `logit_adjustment`: softmax(z / T - tau log prior), T and tau fitted alike; and `menon`: T = 1,
-    tau = 1 (Menon et al. 2021), nothing fitted. `balanced_temperature` and
+    `temperature`: T on validation (Guo et al. 2017), reweighted as `val` is. Where classes have
+    unequal counts also `logit_adjustment`: softmax(z / T - tau log prior), T and tau fitted alike;
+    and `menon`: T = 1, tau = 1 (Menon et al. 2021), nothing fitted. `balanced_temperature` and
     `balanced_logit_adjustment` are fitted on images a long-tailed set would not have: optimistic
     bounds. `at_bound` flags a fit that ended at the end of its interval.
     """
-    long_tailed, done = len(set(class_counts)) > 1, {}
+    unequal, done = len(set(class_counts)) > 1, {}
     for split, prefix in (("val", ""), ("balanced", "balanced_")):
         if f"{split}_logits" not in found:
             continue
@@ -191,10 +200,10 @@ def controls(found: Mapping[str, np.ndarray], class_counts: list[int]) -> dict[s
         weights = metrics.class_weights(labels, logits.shape[1])
         temperature = metrics.fit_temperature(logits, labels, weights)
         done[f"{prefix}temperature"] = _adjusted(found, class_counts, temperature, 0.0)
-        if long_tailed:
+        if unequal:
             fitted = metrics.fit_logit_adjustment(logits, labels, class_counts, weights)
             done[f"{prefix}logit_adjustment"] = _adjusted(found, class_counts, *fitted)
-    if long_tailed:
+    if unequal:
         done["menon"] = _adjusted(found, class_counts, 1.0, 1.0)
     return done
 

@@ -85,7 +85,7 @@ def _parts(
     for part in kd_method.split("+") if kd_method != NO_KD else ():
         name = params.options.get(part, {}).get("of", part)
         if name not in TERMS and name not in TARGETS:
-            known = TERMS.names() + TARGETS.names()
+            known = [*TERMS.names(), *TARGETS.names(), *params.options]
             raise LookupError(f"unknown KD method {name!r}, {suggest(name, known)}")
         if name in registry:
             yield part, *_lookup(params, registry, part)

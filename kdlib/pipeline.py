@@ -7,7 +7,8 @@ what it lacks, and a batch job that is started again does only what is left.
 import functools
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,23 +117,20 @@ class Lab:
         """Train (or measure, where a network was given or teachers are pooled) and store; what went
         wrong, in words."""
         self.check(runs)
-        failures = []
+        failures: list[str] = []
         for run in runs:
             if run.given:
-                self._store(train.Trained(run, self._given_network(run)))
+                with _noted(failures, run):
+                    self._store(train.Trained(run, self._given_network(run)))
         for stream in by_stream(run for run in runs if run.recipe):
             size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
             for cohort in self._cohorts(stream, size):
-                try:
-                    failures += self._train(cohort)
-                except FailedRuns as error:  # of a teacher
-                    failures.append(str(error))
+                with _noted(failures):
+                    self._train(cohort, failures)
         for run in runs:
             if _pooled(run):  # last: its teachers may be among the others
-                try:
+                with _noted(failures, run):
                     self._store(train.Trained(run, torch.nn.Module()))
-                except FailedRuns as error:
-                    failures.append(str(error))
         return failures
 
     def _cohorts(self, stream: Sequence[Run], size: int) -> list[list[Standing]]:
@@ -158,7 +156,7 @@ class Lab:
         facts = data_facts(self.record(run), self.selection(run))
         return progress if progress and progress.facts["data"] == facts else None
 
-    def _train(self, cohort: Sequence[Standing]) -> list[str]:
+    def _train(self, cohort: Sequence[Standing], failures: list[str]) -> None:
         runs, resume = [run for run, _ in cohort], [found for _, found in cohort if found]
         record, selection = self.record(runs[0]), self.selection(runs[0])
         teachers = [self.network(teacher) for teacher in runs[0].teachers]
@@ -174,15 +172,11 @@ class Lab:
             resume=resume, keep=keep, keep_seconds=self.execution.checkpoint_seconds,
             cuda_graphs=self.execution.cuda_graphs,
         )  # fmt: skip
-        failures = []
         for one in trained:
-            try:
+            with _noted(failures, one.run):
                 if one.failure:
                     raise ValueError(one.failure)
                 self._store(one)
-            except ValueError as error:
-                failures.append(f"{one.run.id}: {error}")
-        return failures
 
     def _given_network(self, run: Run) -> torch.nn.Module:
         record, given = self.record(run), run.given
@@ -204,14 +198,12 @@ class Lab:
     def _store(self, trained: train.Trained) -> Row:
         run, record, selection = trained.run, self.record(trained.run), self.selection(trained.run)
         found = self._predictions(trained)
-        metrics = evaluate.measure(found, list(selection.class_counts))
         row = {
             "labels": run.labels,
             "run": run.identity(),
             "classes": list(record.classes),
             "network": None if _pooled(run) else train.network_shape(run, record),
-            "metrics": metrics,
-            "evaluation": evaluate.VERSION,
+            **evaluate.measured(found, list(selection.class_counts), run.classes),
             "history": trained.history,
             "selected_epoch": trained.selected_epoch,
             "kd_share": trained.kd_share,
@@ -221,8 +213,6 @@ class Lab:
             "data": data_facts(record, selection),
             "provenance": provenance(self.device, self.execution),
         }
-        if run.classes:
-            row["confusion"] = evaluate.confusion(found)
         timing = {"seconds": trained.seconds, "peak_memory_mb": peak_memory_mb(self.device)}
         self.store.write_json(run, "timings", {"id": run.id, **timing})
         return self.store.write(run, row, trained.network.state_dict(), found)
@@ -269,8 +259,7 @@ class Lab:
         before = read_tensors(path, row["files"]["predictions"]) if path.exists() else {}
         if "selected_test_logits" in before:
             found["selected_test_logits"] = before["selected_test_logits"].numpy()
-        metrics = evaluate.measure(found, row["data"]["class_counts"])
-        row |= {"metrics": metrics, "evaluation": evaluate.VERSION}
+        row |= evaluate.measured(found, row["data"]["class_counts"], run.classes)
         return self.store.write(run, row, network.state_dict(), found)
 
     def network(self, run: Run) -> torch.nn.Module:
@@ -290,6 +279,20 @@ class Lab:
                 "%s was rebuilt and differs: test accuracy %.4f, was %.4f", run.id, now, was
             )
         return self.store.network(run)
+
+
+@contextmanager
+def _noted(failures: list[str], run: Run | None = None) -> Iterator[None]:
+    """Note what goes wrong with a run, and go on with the others; a failure of its teachers names
+    them. Without a run a ValueError is nobody's own and goes through."""
+    try:
+        yield
+    except FailedRuns as error:
+        failures.append(str(error))
+    except ValueError as error:
+        if run is None:
+            raise
+        failures.append(f"{run.id}: {error}")
 
 
 def _pooled(run: Run) -> bool:

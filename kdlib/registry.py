@@ -5,7 +5,8 @@ that fills the registry. Importing `kdlib` fills them all.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,3 +81,17 @@ TERMS = Registry("KD method")
 TARGETS = Registry("target source")
 MODELS = Registry("model")
 STUDIES = Registry("notebook")
+ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """What code registers inside stays only where it ends well, so that a file which failed half
+    way can be mended and loaded again."""
+    before = [dict(registry._entries) for registry in ALL]
+    try:
+        yield
+    except BaseException:
+        for registry, entries in zip(ALL, before, strict=True):
+            registry._entries = entries
+        raise

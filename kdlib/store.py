@@ -163,23 +163,35 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
 
     row_or_id: a row, or a run's id looked for under `results`. The module has `classes` (names in
     the order of its logits), `temperature` (fitted on validation; divide the logits by it; None
-    where there was no validation image) and `preprocess`, its first layer. LookupError for an
-    unknown id.
+    where there was no validation image, or so few that the fit ended at its bound) and
+    `preprocess`, its first layer. Where several folders know the run, the one that has its
+    checkpoint. LookupError for an unknown id, ValueError for teachers put together, which are no
+    network, FileNotFoundError where nobody has the checkpoint.
 
     >>> network = load_student("kd-bs-bs-mixup-seed0-1a2b3c4d")  # doctest: +SKIP
     """
     name = row_or_id if isinstance(row_or_id, str) else row_or_id["id"]
-    paths = {path.stem: path for path in Path(results).rglob("rows/*.json")}
-    if name not in paths:
-        hint = suggest(name, paths) if paths else "there are no rows at all"
+    paths = sorted(Path(results).rglob("rows/*.json"))
+    found = {_checkpoint(path): path for path in paths if path.stem == name}
+    if not found:
+        known = dict.fromkeys(path.stem for path in paths)
+        hint = suggest(name, known) if known else "there are no rows at all"
         raise LookupError(f"no run {name!r} under {results}, {hint}")
-    row = read_row(paths[name])
-    checkpoint = paths[name].parents[1] / "checkpoints" / f"{name}.safetensors"
+    checkpoint = next((path for path in found if path.exists()), next(iter(found)))
+    row = read_row(found[checkpoint])
+    if row["network"] is None:
+        raise ValueError(f"{name} is its teachers put together, no network")
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
     network = _network(row, checkpoint)
+    if row["metrics"].get("temperature", {}).get("at_bound"):
+        network.temperature = None
     network.classes = tuple(row["classes"])
     return network
+
+
+def _checkpoint(row: Path) -> Path:
+    return row.parents[1] / "checkpoints" / f"{row.stem}.safetensors"
 
 
 def read_given(given: Given) -> dict[str, Tensor]:

@@ -153,8 +153,7 @@ def _from_predictions(store: Store, run: Run, row: Row) -> Row | None:
         return None
     tensors = read_tensors(path, row["files"]["predictions"])
     found: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    metrics = evaluate.measure(found, row["data"]["class_counts"])
-    row = row | {"metrics": metrics, "evaluation": evaluate.VERSION}
+    row = row | evaluate.measured(found, row["data"]["class_counts"], run.classes)
     store.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
     return row
 

@@ -22,11 +22,8 @@ REQUIRED = {
     "provenance": ("commit", "dirty", "device", "threads", "versions"),
     "files": ("checkpoints", "predictions"),
 }
-# What a run says that has no part in which images it sees.
-NOT_DATA = {
-    "model", "given", "objective", "mixup_alpha", "augment", "recipe", "precision", "compile",
-    "teachers", "targets",
-}  # fmt: skip
+# What a run says of the images it sees.
+DATA = ("classes", "data", "image_size", "imbalance_factor", "seed", "val_fraction")
 
 
 @dataclass
@@ -76,7 +73,7 @@ def mixtures(rows: Sequence[Row]) -> list[str]:
         origin, data, run = row["provenance"], row["data"], row["run"]
         for part, version in (row["versions"] | {"evaluation": row["evaluation"]}).items():
             found[f"versions of {part}"][str(version)] += 1
-        asked = ", ".join(f"{key} {run[key]}" for key in sorted(run.keys() - NOT_DATA) if run[key])
+        asked = ", ".join(f"{key} {run[key]}" for key in DATA if run.get(key))
         for split, digest in data["fingerprint"].items():
             found[f"contents of {split} ({asked})"][digest[:12]] += 1
         found[f"splits ({asked})"][data["split_hash"][:12]] += 1
@@ -119,8 +116,9 @@ def _verify_row(path: Path, row: Row, findings: Findings) -> bool:
         )
     elif "predictions" in tensors:
         found = {name: tensor.numpy() for name, tensor in tensors["predictions"].items()}
-        again = evaluate.measure(found, row["data"]["class_counts"])
-        findings.wrong += [f"{path}: {text}" for text in differences(row["metrics"], again)]
+        again = evaluate.measured(found, row["data"]["class_counts"], row["run"].get("classes"))
+        stated = {key: row.get(key) for key in again}
+        findings.wrong += [f"{path}: {text}" for text in differences(stated, again)]
         findings.recomputed += 1
     return True
 

@@ -59,6 +59,10 @@ def refused(capsys, out, *arguments):
         (["digits", "--set", "lrr=0.1"], "unknown key 'lrr', did you mean 'lr'?"),
         (["digits", "--set", "lr=fast"], "got 'fast'"),
         (["digits", "--set", "kd_methods=[crdd]"], "unknown KD method 'crdd', did you mean 'crd'?"),
+        (
+            ["digits", "--set", "kd_methods=[kd_T9]", "--set", "options={kd_T99: {of: kd}}"],
+            "unknown KD method 'kd_T9', did you mean 'kd_T99'?",
+        ),
         (["digits", "--set", "options={crd: {negatives: 200}}"], "200 negatives an anchor"),
         (["digits", "--set", "options={crd: {negatives: 110}}"], "two largest classes (mixup)"),
         (["digits", "--set", "student_model=resnet9"], "unknown model 'resnet9'"),
@@ -70,6 +74,12 @@ def refused(capsys, out, *arguments):
 )
 def test_a_wrong_word_is_named(arguments, message, capsys, out):
     assert message in refused(capsys, out, *arguments)
+
+
+def test_a_value_that_is_no_yaml(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "digits", "--set", "lr=[1"])
+    assert "the value of 'lr=[1' is no YAML: while parsing" in capsys.readouterr().err
 
 
 def test_an_empty_params_file(own_profile, capsys, out):

@@ -20,6 +20,7 @@ from kdlib import (
     train,
 )
 from kdlib import registry as parts
+from kdlib.config import fingerprint
 from kdlib.store import DamagedError, Store, read_given, read_row, read_tensors, write_atomic
 
 BASE = {
@@ -252,6 +253,43 @@ def test_a_failed_run_is_named_and_the_others_are_stored(tmp_path):
         lab.complete([bad, runs[1]])
     assert lab.stored(runs[1]) is not None
     assert lab.stored(bad) is None
+
+
+def test_a_given_student_that_goes_wrong_does_not_keep_the_others_from_their_rows(
+    finished, tmp_path
+):
+    folder, _, run = finished
+    state = Store(folder).network(run.teachers[0]).state_dict()
+    state = {name: value * 1e6 if "weight" in name else value for name, value in state.items()}
+    safetensors.torch.save_file(state, tmp_path / "huge.safetensors")
+    huge = {"model": "resnet8_half", "checkpoint": str(tmp_path / "huge.safetensors")}
+    params = Params.of(**BASE | {"kd_methods": ["none"]}, given_students={"huge": huge})
+    lab = Lab.of(params, tmp_path / "out")
+    trained, given = grid.student_runs(params) + grid.control_runs(params)
+    with pytest.raises(pipeline.FailedRuns, match=rf"^{given.id}: .*beyond float16$"):
+        lab.complete([given, trained])
+    assert lab.stored(trained) is not None
+    assert lab.stored(given) is None
+
+
+def test_load_student_takes_the_folder_with_the_checkpoint_and_no_fit_at_its_bound(copy):
+    folder, row, run = copy
+    twin = folder / "before" / run.folder / "rows"
+    twin.mkdir(parents=True)  # another profile's row, committed without its checkpoint
+    own = Store(folder).path(run, "rows")
+    for at_bound, expected in ((True, None), (False, 2.0)):
+        fit = {"temperature": {"T": 2.0, "at_bound": at_bound}}
+        changed = row | {"metrics": row["metrics"] | fit}
+        own.write_text(json.dumps(changed | {"sha256": fingerprint(changed)}))
+        (twin / own.name).write_text(own.read_text())
+        assert load_student(row["id"], folder).temperature == expected
+    together = row | {"network": None}
+    own.write_text(json.dumps(together | {"sha256": fingerprint(together)}))
+    with pytest.raises(ValueError, match=f"{row['id']} is its teachers put together, no network"):
+        load_student(row["id"], folder)
+    own.unlink()
+    with pytest.raises(FileNotFoundError, match=r"before.*is not there: run its profile again"):
+        load_student(row["id"], folder)
 
 
 def test_load_student_predicts_in_five_lines(finished):

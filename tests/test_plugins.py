@@ -89,6 +89,26 @@ def test_what_is_wrong_with_a_plugin_is_said(tmp_path):
             Params.of(plugins=[str(broken)])
 
 
+def test_a_plugin_that_failed_half_way_can_be_mended(plugin):
+    plugin.write_text(PLUGIN + "1 / 0")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ZeroDivisionError"):
+            load_plugin(str(plugin))
+        assert "mine" not in registry.MODELS
+    plugin.write_text(PLUGIN)
+    load_plugin(str(plugin))
+    assert "mine" in registry.MODELS
+
+
+def test_a_method_whose_loss_has_no_gradient_is_flagged(plugin, tmp_path):
+    detached = "forward.student.logits.detach() - forward.teacher.logits"
+    text = PLUGIN.replace("forward.student.logits - forward.teacher.logits", detached)
+    plugin.write_text(text)
+    row = complete(plugin, tmp_path / "out")
+    assert row["kd_share"] == {"first": 0.0}
+    assert row["flags"] == ["KD is off (first epoch)"]
+
+
 def test_a_student_trained_elsewhere_is_measured_beside_the_grid(plugin, tmp_path):
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     torch.save(own.state_dict(), tmp_path / "mine.pth")

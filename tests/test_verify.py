@@ -78,6 +78,27 @@ def test_rows_of_different_origin_are_named(results):
     assert "splits" not in told
 
 
+def test_rows_of_other_data_are_named_whatever_else_differs(results):
+    folder, runs = results
+    path = Store(folder).path(runs[0], "rows")
+    change(path, lambda row: row["data"]["fingerprint"].update(test="0" * 64))
+    change(path, lambda row: row["run"].update(pretrained="imagenet", fidelity_every=2))
+    assert any("2 contents of test (data digits): " in line for line in verify(folder).mixed)
+
+
+def test_a_confusion_is_recomputed(tmp_path):
+    changes = {"kd_methods": ["none"], "mixup": [False], "student_losses": ["ce"], "epochs": 1}
+    params = Params(**changes, batch_size=16)
+    (run,) = grid.student_runs(params)
+    run = run.model_copy(update={"classes": ("0", "1", "2")})
+    Lab.of(params, tmp_path).complete([run])
+    assert verify(tmp_path).wrong == []
+    path = Store(tmp_path).path(run, "rows")
+    change(path, lambda row: row["confusion"][0].__setitem__(1, 99))
+    (wrong,) = verify(tmp_path).wrong
+    assert "confusion is stated as" in wrong
+
+
 def test_a_row_of_an_older_evaluation_is_not_called_wrong_numbers(results):
     folder, runs = results
     path = Store(folder).path(runs[0], "rows")

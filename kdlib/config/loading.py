@@ -87,6 +87,8 @@ def load_params(path: str | Path, setting: str | None = None) -> StudyParams:
     settings = load_settings(path)
     if setting is None and len(settings) == 1:
         return next(iter(settings.values()))
-    if setting not in settings:
-        raise ValueError(f"{path}: no setting {setting!r}, known: {', '.join(settings)}")
-    return settings[setting]
+    if setting in settings:
+        return settings[setting]
+    known = f"its settings are {', '.join(settings)}" if any(settings) else "it has no settings"
+    asked = "which setting?" if setting is None else f"no setting {setting!r},"
+    raise ValueError(f"{path}: {asked} {known}")

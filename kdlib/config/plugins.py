@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from kdlib.registry import all_or_nothing
+
 FILE = "kdlib_plugin_"
 
 
@@ -21,7 +23,8 @@ def load_plugin(name: str) -> str:
     key = f"{FILE}{path}" if is_file else name
     if key not in sys.modules:
         try:
-            _import_file(key, path) if is_file else import_module(name)
+            with all_or_nothing():
+                _import_file(key, path) if is_file else import_module(name)
         except Exception as error:
             sys.modules.pop(key, None)
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from error

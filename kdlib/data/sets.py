@@ -110,7 +110,8 @@ def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
         save_npz(record, folder)
         return record
     raise UnknownSetError(
-        f"unknown set {name!r}: no {name}.npz and no {name}/train in {folder.absolute()}, "
+        f"unknown set {name!r}: no {name}.npz, {name}/train or {name}/*_train.pth in "
+        f"{folder.absolute()}, "
         f"{suggest(name, names(folder))}"
     )
 

@@ -52,6 +52,7 @@ class CRD(nn.Module):
         for name in ("student_bank", "teacher_bank"):
             self.register_buffer(name, F.normalize(torch.randn(num_train, feature_dim)))
         self.register_buffer("log_z", torch.full((2,), -math.inf))
+        self._moves: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(
         self,

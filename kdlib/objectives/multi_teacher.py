@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib.config import Positive
+from kdlib.config import Count, Positive
 from kdlib.losses import camkd_weights
 from kdlib.losses.label import cross_entropies
 from kdlib.losses.multi_teacher import confidence, hint, pooled_kd, ranked_weights
@@ -249,7 +249,7 @@ def hints(
     weighting: Weighting | Literal["feature_confidence"] = "batch_confidence",
     reduction: Reduction = "mean",
     norm: bool = False,
-    first_epoch: int = 1,
+    first_epoch: Count = 1,
 ) -> Hints:
     """Hints from the teachers' maps as they are, so from live teachers.
 
@@ -274,7 +274,7 @@ def pooled_hints(
     weighting: Weighting = "batch_confidence",
     reduction: Reduction = "mean",
     norm: bool = False,
-    first_epoch: int = 1,
+    first_epoch: Count = 1,
 ) -> Hints:
     """Hints from the teachers' maps pooled to the student's size, where they are larger: another
     loss than that of `hints` wherever one is, and one whose maps may be computed once.

@@ -1,6 +1,6 @@
 """Tables of the multi-teacher study: students, effects, contrasts, teachers, networks, epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +257,8 @@ def by_teacher(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
                 line["individual"] = found["individual"][place]
                 line["agreement"] = found["agreement"][place]
             for moment, entry in (("first", 0), ("last", -1)):
-                for term, noted in row["history"][entry].get("notes", {}).items():
-                    line[f"{WEIGHTED[term]}_{moment}"] = noted["teacher_weights"][place]
+                for column, weights in _weights(row["history"][entry]).items():
+                    line[f"{column}_{moment}"] = weights[place]
             lines.append(line)
     table = pd.DataFrame(lines)
     if table.empty:
@@ -283,10 +283,19 @@ def epochs(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
             line["label_loss"] = entry["train"]["label"] / row["weights"]["label"]
             for name, value in entry.get("fidelity", {}).items():
                 line |= _spread(name, value, params)
-            for term, noted in entry.get("notes", {}).items():
-                line |= _spread(f"weight_{WEIGHTED[term]}", noted["teacher_weights"], params)
+            for column, weights in _weights(entry).items():
+                line |= _spread(f"weight_{column}", weights, params)
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _weights(entry: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What the teachers counted in an epoch, by term; a term may note other things, too."""
+    return {
+        WEIGHTED.get(term, term): noted["teacher_weights"]
+        for term, noted in entry.get("notes", {}).items()
+        if "teacher_weights" in noted
+    }
 
 
 def _spread(name: str, value: float | list[float], params: MultiTeacher) -> dict[str, float]:

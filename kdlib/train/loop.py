@@ -29,7 +29,8 @@ Keep = Callable[[Run, Progress], None]
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a point of training; `epoch` counts finished epochs, fractions included.
+    """The rate at a point of training; `epoch` counts finished epochs, fractions included. A
+    warm-up is never longer than half of the training.
 
     >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1)
     >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]

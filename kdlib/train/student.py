@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,12 +125,17 @@ class Student:
         label = self.losses[objectives.LABEL]
         others = [loss for name, loss in self.losses.items() if name != objectives.LABEL]
         if others:
-            weights = list(self.trained.network.parameters())
-            pull, label_pull = (
-                torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
-                for part in (sum(others), label)
-            )
-            self.shares.append(_norm(pull) / _norm(label_pull))
+            pull, label_pull = (self._pull(part) for part in (sum(others), label))
+            self.shares.append(pull / label_pull)
+
+    def _pull(self, loss: Tensor) -> Tensor:
+        """The norm of a loss's gradient in the network's weights; 0 for one that has none."""
+        if not loss.requires_grad:
+            return loss.new_zeros(())
+        weights = list(self.trained.network.parameters())
+        found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        norms = [part.norm() for part in found if part is not None]
+        return torch.stack(norms).norm() if norms else loss.new_zeros(())
 
     def end_epoch(self, epoch: int, steps: int) -> dict[str, float]:
         """The epoch's mean of each term; one that is not finite is noted as the run's failure."""
@@ -179,10 +183,6 @@ class Student:
         losses = {name: term.loss for name, term in self.terms.items()}
         noted = {name: loss.note() for name, loss in losses.items() if hasattr(loss, "note")}
         return {"notes": noted} if noted else {}
-
-
-def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    return torch.stack([part.norm() for part in gradients if part is not None]).norm()
 
 
 _FACTS = ("selected_epoch", "history", "kd_share", "failure")
