@@ -16,7 +16,8 @@ from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.report import audit, practice, readable
 from kdlib.report.answers import STUDIES, answer
-from kdlib.report.claims import DIGITS, ILLUSTRATION, NOT_RUN, Entry, entries, with_rows
+from kdlib.report.claims import ILLUSTRATION, NOT_RUN
+from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
 PAGES = "docs/results"
@@ -79,12 +80,13 @@ class Overview:
         }
 
     def with_advice(self, study: str, sentence: str) -> str:
-        """A study's sentence; where no verdict stands in it, what its rows say beside it."""
+        """A study's sentence and what helped in it; where no verdict stands, what its rows say."""
         own = self.verdicts[self.verdicts["study"] == study]
-        if not own["verdict"].isin([NOT_RUN, ILLUSTRATION]).all():
-            return sentence
-        advice = practice.sentences(study, self.found, self.claims)
-        return " ".join([sentence, *advice[:1]])
+        if own["verdict"].isin([NOT_RUN, ILLUSTRATION]).all():
+            advice = practice.sentences(study, self.found, self.claims)[:1]
+        else:
+            advice = practice.helped(study, self.found, self.claims)
+        return " ".join([sentence, *advice])
 
     def figure(self) -> Figure:
         """The effects that were claimed, ours and published; digits alone where there is nothing
@@ -154,7 +156,7 @@ def page(overview: Overview, study: str) -> str:
         f"# {name[0].upper()}{name[1:]}: results",
         WRITTEN,
         overview.answer[place],
-        "## For who has to choose",
+        "## Practical advice",
         "\n".join(f"- {text}" for text in advice),
         "## The claims",
         f"Published in {source}. {' '.join(audit.RULE.split())}",
@@ -172,8 +174,8 @@ def _claims(overview: Overview, study: str) -> pd.DataFrame:
     verdicts = overview.verdicts
     own = (verdicts["study"] == study) & (verdicts["verdict"] != ILLUSTRATION)
     shown = audit.readable(overview.claims, verdicts)[own]
-    columns = ["in words", "verdict", "metric", "ours", "from", "to hold", "seeds", "p", "p Holm",
-               "published", "scale"]  # fmt: skip
+    columns = ["in words", "verdict", "metric", "ours", "in its settings", "from", "to hold",
+               "seeds", "p", "p Holm", "published", "scale"]  # fmt: skip
     return shown[columns].rename(columns={"in words": "claim", "published": "published (mean)"})
 
 

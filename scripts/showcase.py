@@ -13,7 +13,7 @@ from kdlib import overview, plots
 from kdlib.plan import ROOT
 from kdlib.report import audit, csv
 from kdlib.report.answers import STUDIES
-from kdlib.report.claims import DIGITS
+from kdlib.report.pairs import DIGITS
 from kdlib.studies.published_claims import STEM
 
 BLOCK = re.compile(

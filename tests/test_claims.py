@@ -11,13 +11,16 @@ import pandas as pd
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from scipy import stats
 
 from kdlib import config, grid, plan, plots, report
 from kdlib.registry import STUDIES
-from kdlib.report import audit, literature
+from kdlib.report import answers, audit, literature
 from kdlib.report import claims as judging
-from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED, Entry
+from kdlib.report import pairs as pairing
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.report.demonstrations import DEMONSTRATIONS
+from kdlib.report.pairs import Entry
 from kdlib.store import DamagedError
 from kdlib.studies.published_claims import CLAIMS, Analysis, Claims, Comparison, load_claims
 
@@ -69,13 +72,13 @@ def planned():
         for run in runs:
             row = {"run": run.identity(), "labels": run.labels, "folder": run.folder}
             teachers = tuple({teacher.model for teacher in run.teachers})
-            found.append(Entry(judging.facts(row, profile), teachers, row))
+            found.append(Entry(pairing.facts(row, profile), teachers, row))
     return found
 
 
 def test_every_comparison_finds_pairs_among_the_planned_runs(claims, planned):
     for claim in claims.claims:
-        profiles = {one.facts["profile"] for one, _ in judging.pairs(planned, claim.judged_by)}
+        profiles = {one.facts["profile"] for one, _ in pairing.pairs(planned, claim.judged_by)}
         assert profiles & set(claim.judged_by.profiles), f"{claim.id}: no profile plans its runs"
 
 
@@ -85,7 +88,7 @@ def test_the_small_profiles_judge_every_claim_but_those_of_large_students(claims
     for claim in claims.claims:
         seeds = [
             {one.facts["seed"] for one, _ in group}
-            for group in judging.by_scale(planned, claim.judged_by)
+            for group in pairing.by_scale(planned, claim.judged_by)
             if group[0][0].facts["profile"] in set(claim.judged_by.profiles) - {"paper"}
         ]
         if max(map(len, seeds), default=0) < claims.seeds:
@@ -314,7 +317,7 @@ def row(method, student, seed, acc, data="cifar10"):
 
 
 def entries(rows, profile="cifar_small"):
-    return [Entry(judging.facts(one, profile), ("resnet20",), one) for one in rows]
+    return [Entry(pairing.facts(one, profile), ("resnet20",), one) for one in rows]
 
 
 def one_claim(**judged):
@@ -448,6 +451,44 @@ def test_labels_that_one_side_lacks_are_free_only_where_it_is_said():
     assert judging.judge(*one_claim(free=["alpha"]), entries(rows))[0]["verdict"] == HOLDS
 
 
+def test_a_verdict_shows_the_settings_it_is_a_mean_of():
+    rows = []
+    for seed, (loss, gain) in itertools.product(SEEDS, (("ce", 0.03), ("bs", -0.01))):
+        noise = 0.001 * (seed % 2)
+        rows += [row("kd", loss, seed, 0.7), row("crd", loss, seed, 0.7 + gain + noise)]
+    rows += [row("kd", "als", 0, 0.7), row("crd", "als", 0, 0.9)]  # one seed: not in the mean
+    claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert (line["settings"], line["pairs"]) == (2, 2)
+    ends = 0.0004 + np.array([-0.01, 0.03])
+    assert [line["lowest"], line["highest"]] == pytest.approx(list(ends))
+    table = judging.settings(claims, entries(rows)).set_index("setting")
+    assert list(table.index) == ["student_loss bs", "student_loss ce"]
+    assert table["effect"].to_numpy() == pytest.approx(ends)
+    half = stats.t.ppf(0.975, 4) * np.std([0, 0.001, 0, 0.001, 0], ddof=1) / 5**0.5
+    assert table["effect_ci95"].to_numpy() == pytest.approx(half)
+    assert list(table["seeds"]) == [5, 5]
+    told = answers.over_settings(line)
+    assert told == "-0.96 to +3.04 points over 2 settings"
+    one = [each for each in rows if each["labels"]["student_loss"] == "ce"]
+    (line,) = judging.judge(claim, claims, entries(one))
+    assert "settings" not in line
+    assert judging.settings(claims, entries(one)).empty
+
+
+def test_a_setting_may_be_of_what_is_compared_with():
+    judged = {"level": {"student_loss": "bs"}, "versus": {"student_loss": ["ce", "als"]}}
+    _, claims = one_claim(**judged)
+    rows = [
+        row("kd", loss, seed, acc)
+        for seed in SEEDS
+        for loss, acc in (("bs", 0.7), ("ce", 0.6), ("als", 0.8))
+    ]
+    found = judging.settings(claims, entries(rows)).set_index("setting")["effect"]
+    expected = {"against student_loss als": -0.1, "against student_loss ce": 0.1}
+    assert found.to_dict() == pytest.approx(expected)
+
+
 def test_a_run_without_a_number_takes_its_seed_away_and_not_its_pair():
     """CRD gains with one loss and loses more with the other, which diverges in one seed."""
     rows = []
@@ -456,12 +497,12 @@ def test_a_run_without_a_number_takes_its_seed_away_and_not_its_pair():
             crd = math.nan if (loss, seed) == ("bs", 0) else 0.7 + gain
             rows += [row("kd", loss, seed, 0.7), row("crd", loss, seed, crd)]
     claim, _ = one_claim()
-    (group,) = judging.by_scale(entries(rows), claim.judged_by)
-    by_seed, pairs, versus = judging.seed_differences(group, "acc")
+    (group,) = pairing.by_scale(entries(rows), claim.judged_by)
+    by_seed, pairs, versus = pairing.seed_differences(group, "acc")
     assert list(by_seed.index) == [seed for seed in SEEDS if seed]
     assert by_seed.to_numpy() == pytest.approx(-0.02)
     assert (pairs, versus) == (2, pytest.approx(0.7))
-    nothing = judging.seed_differences(group, "no such metric")
+    nothing = pairing.seed_differences(group, "no such metric")
     assert (len(nothing.by_seed), nothing.pairs) == (0, 0)
 
 
@@ -520,7 +561,7 @@ DIGITS5 = ROOT / "results" / "digits5"
 
 def test_effects_agree_with_the_report_of_the_study(claims):
     """The same rows through the paired effects of `kdlib.report.summary`."""
-    found = judging.entries({"digits5": DIGITS5})
+    found = pairing.entries({"digits5": DIGITS5})
     whole = config.load_params(ROOT / "params" / "digits5" / "02_students.yaml")
     levels = {"teacher_losses": ("ce", "bs"), "student_losses": ("ce", "bs"), "controls": {}}
     params = whole.model_copy(update=levels)
@@ -555,28 +596,28 @@ def profile(tmp_path):
 def test_entries_are_read_once_and_damage_is_named(profile):
     again = profile / "02_students" / "again" / "rows"
     shutil.copytree(profile / "02_students" / "rows", again)
-    found = judging.entries({"mine": profile})
+    found = pairing.entries({"mine": profile})
     assert len(found) == 3
     assert {entry.facts["profile"] for entry in found} == {"mine"}
     path = sorted(again.iterdir())[0]
     path.write_text(path.read_text().replace("digits", "digit5", 1), encoding="utf-8")
     with pytest.raises(DamagedError, match=path.name):
-        judging.entries({"mine": profile})
+        pairing.entries({"mine": profile})
 
 
 def test_which_folders_are_read(profile):
-    everything = judging.profiles()
+    everything = pairing.profiles()
     assert everything["digits5"] == DIGITS5
     assert "published" not in everything
-    assert judging.profiles(out_dir=profile) == everything | {"mine": profile}
-    assert judging.profiles([profile], out_dir=profile) == {"mine": profile}
+    assert pairing.profiles(out_dir=profile) == everything | {"mine": profile}
+    assert pairing.profiles([profile], out_dir=profile) == {"mine": profile}
     # Elsewhere than under its profile's name, its rows are judged in place of those kept there.
-    assert judging.profiles(out_dir=profile, profile="digits5") == everything | {"digits5": profile}
+    assert pairing.profiles(out_dir=profile, profile="digits5") == everything | {"digits5": profile}
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        judging.profiles([profile / "nowhere"])
+        pairing.profiles([profile / "nowhere"])
     (profile / "mine").mkdir()
     with pytest.raises(ValueError, match="have one name"):
-        judging.profiles([profile, profile / "mine"])
+        pairing.profiles([profile, profile / "mine"])
 
 
 # --- the section -----------------------------------------------------------------------------
@@ -608,7 +649,7 @@ def test_the_section_says_it_all(claims, tmp_path, no_figures):
     again = audit.write(claims, found, tmp_path)
     assert again.read_text(encoding="utf-8") == text
     summary = page.with_name("summary.txt").read_text(encoding="utf-8")
-    assert "KD x calibration: of 14 claims 2 hold, " in summary
+    assert "resnet20 -> resnet8, 40 epochs; 5 seeds): of 14 claims 2 hold, " in summary
 
 
 def test_an_effect_is_written_in_its_unit():

@@ -18,8 +18,8 @@ from kdlib.augment import Stream
 from kdlib.objectives import multi_teacher as terms
 from kdlib.plan import plan
 from kdlib.plots import multi_teacher as plots
-from kdlib.report import claims as judging
 from kdlib.report import multi_teacher as report
+from kdlib.report import pairs as pairing
 from kdlib.store import read_tensors
 from kdlib.studies import multi_teacher as study
 from kdlib.studies import published_claims
@@ -325,11 +325,11 @@ def test_every_claim_of_the_study_has_five_seeds_in_the_plan():
     for run in plan("fashion", notebooks=["05"]).runs:
         row = {"run": run.identity(), "labels": run.labels, "folder": run.folder}
         row["metrics"] = {"test": {"acc": 0.9, "nll": 0.3}, "fidelity": {"centroid_probs": 0.1}}
-        entries.append(judging.Entry(judging.facts(row, "fashion"), (), row))
+        entries.append(pairing.Entry(pairing.facts(row, "fashion"), (), row))
     for claim in claims.of("multi_teacher"):
         seeds = [
-            len(judging.seed_differences(group, claim.judged_by.metric)[0])
-            for group in judging.by_scale(entries, claim.judged_by)
+            len(pairing.seed_differences(group, claim.judged_by.metric)[0])
+            for group in pairing.by_scale(entries, claim.judged_by)
         ]
         assert max(seeds) >= claims.seeds, claim.id
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from test_claims import SEEDS, entries, grid_rows, row
 
-from kdlib import estimate, overview, prices
+from kdlib import estimate, overview, prices, registry
 from kdlib.config import fingerprint
 from kdlib.costs import Cost
 from kdlib.plan import ROOT, plan
 from kdlib.report import answers, audit, practice
-from kdlib.report import claims as judging
+from kdlib.report import pairs as pairing
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.studies.published_claims import load_claims
 
@@ -127,20 +127,16 @@ def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
         return cell(*one, seed)[metric] - cell(*other, seed)[metric]
 
     wanted = {
-        "KD of a balanced-softmax student from CE teachers": [(("kd", "bs"), ("none", "bs"))],
-        "KD of a cross-entropy student from CE teachers": [(("kd", "ce"), ("none", "ce"))],
-        "balanced softmax in the student": [
-            (("kd", "bs"), ("kd", "ce")), (("none", "bs"), ("none", "ce"))
-        ],
-    }  # fmt: skip
-    for option, pairs in wanted.items():
+        "KD of a balanced-softmax student from CE teachers": (("kd", "bs"), ("none", "bs")),
+        "KD of a cross-entropy student from CE teachers": (("kd", "ce"), ("none", "ce")),
+        "balanced softmax under KD": (("kd", "bs"), ("kd", "ce")),
+        "balanced softmax without a teacher": (("none", "bs"), ("none", "ce")),
+    }
+    for option, pair in wanted.items():
         own = (table["option"] == option) & (table["profile"] == "precision")
         (line,) = table[own & table["scale"].str.contains("bf16")].to_dict("records")
         for metric in ("acc", "ece"):
-            by_seed = [
-                statistics.mean(gain(seed, metric, *pair) for pair in pairs) for seed in SEEDS
-            ]
-            mean, half = interval(by_seed)
+            mean, half = interval([gain(seed, metric, *pair) for seed in SEEDS])
             assert line[f"{metric}_effect"] == pytest.approx(mean)
             assert line[f"{metric}_effect_ci95"] == pytest.approx(half)
 
@@ -211,14 +207,20 @@ def test_a_study_that_was_run_is_told_with_its_numbers_and_the_others_are_not_ru
     counts = found.verdicts.query("study == 'self_distillation'")["verdict"].value_counts()
     assert f"{counts[HOLDS]} hold" in own
     assert f"{counts[FAILS]} do not hold" in own
-    assert "(cifar100, resnet8, 15 epochs, bf16; n = 5)" in own
+    assert "Self-distillation (cifar100, resnet8, 15 epochs, bf16; 5 seeds): " in own
     assert f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold" in total
     assert total.count("30 are not run") == 1
     for kind, words in (
         (HOLDS, "the clearest that holds"),
         (FAILS, "the clearest that does not hold"),
     ):
-        best = found.verdicts[found.verdicts["verdict"] == kind].sort_values("p").iloc[0]
+        judged = found.verdicts[found.verdicts["verdict"] == kind].sort_values("p")
+        if kind == FAILS:  # first what published numbers support
+            towards = judged["side"].map({"higher": 1, "lower": -1})
+            supported = judged["published_effect"] > towards * judged["margin"]
+            judged = judged[supported] if supported.any() else judged
+            words += " though published numbers support it" * bool(supported.any())
+        best = judged.iloc[0]
         claim = next(one for one in found.claims.claims if one.id == best["id"])
         shown = answers.effect(best)
         assert f"{words}: “{claim.claim.rstrip('.')}” (" in own
@@ -260,8 +262,7 @@ def test_a_study_without_a_verdict_says_what_its_rows_say():
     for profile, told in (("other", True), ("cifar_small", False)):
         found = overview.Overview(claims, entries(taught(0.1), profile), [])
         own = found.with_advice("kd_calibration", "Said.")
-        assert own.startswith("Said. On cifar10") == told
-        assert (own == "Said.") != told
+        assert own.startswith("Said. On cifar10" if told else "Said. What helped: CRD of a ")
     assert found.with_advice("multi_teacher", "Said.") == "Said."
 
 
@@ -335,6 +336,30 @@ def test_a_claim_whose_reverse_is_beyond_the_margin_says_so(side, effect, margin
     assert not answers.reversed_effect(line | {"verdict": HOLDS})
 
 
+@pytest.mark.parametrize(
+    ("side", "margin", "published", "supported"),
+    [
+        ("higher", 0.005, 0.01, True), ("higher", 0.005, 0.004, False),
+        ("lower", -0.005, 0.01, True),  # towards the claimed side
+        ("lower", -0.005, -0.01, False), ("higher", -0.005, 0.0, True),
+        ("higher", 0.005, math.nan, False),
+    ],
+)  # fmt: skip
+def test_what_published_numbers_support(side, margin, published, supported):
+    line = {"side": side, "margin": margin, "published_effect": published}
+    assert answers.published_supports(line) == supported
+
+
+def test_the_first_sentence_counts_what_published_numbers_support():
+    claims, table = table_of(FAILS)
+    for published, supported in ((0.02, 1), (-0.02, 0)):
+        told = answers.answer(claims, table.assign(effect=-0.03, published_effect=published))
+        assert f"of the 1 that do not hold, published numbers support {supported} " in told[0]
+        assert "in 1 our effect is beyond the margin the other way" in told[0]
+        assert ("though published numbers support it" in told[1]) == bool(supported)
+        assert f"published {100 * published:+.2f} points" in told[1]
+
+
 def test_an_undecided_claim_says_seeds_width_and_what_would_decide():
     line = {"verdict": UNDECIDED, "metric": "acc", "seeds": 5, "effect_ci95": 0.0062}
     text = answers.verdict(line | {"seeds_to_decide": 12})
@@ -367,6 +392,50 @@ def test_options_rise_fall_or_do_neither_clearly():
     first, second = practice.sentences("kd_calibration", entries(taught(-0.2)), claims)
     assert "Accuracy falls with CRD of a" in first
     assert second.endswith("clearly worse in neither: nothing.")
+
+
+def test_what_a_fit_leaves_of_an_option_is_told_where_every_row_has_one():
+    claims, rows = load_claims(), taught(0.2)
+    for one in rows:
+        after = {"temperature": {"ece": 0.3}, "logit_adjustment": {"acc": 0.5}}
+        if one["labels"]["kd_method"] == "crd":
+            after["logit_adjustment"] = {"acc": 0.6}
+        one["metrics"] |= after
+    *_, calibrated, adjusted = practice.sentences("kd_calibration", entries(rows), claims)
+    assert calibrated.startswith(
+        "After one temperature fitted on validation, ECE does not clearly move with"
+    )
+    head = "After a logit adjustment fitted on validation, accuracy rises with CRD of a"
+    assert adjusted.startswith(head)
+    assert "(+10.00 ± 0.00 points)" in adjusted
+    del rows[0]["metrics"]["temperature"], rows[0]["metrics"]["logit_adjustment"]
+    seedless = [one for one in rows if one["run"]["seed"] == 0]
+    for one in seedless:
+        one["metrics"].pop("temperature", None)
+    assert len(practice.sentences("kd_calibration", entries(seedless), claims)) <= 3
+
+
+def test_a_registered_method_is_an_option_and_a_variant_is_not(monkeypatch):
+    rows = taught(0.2)
+    for one in rows:
+        if one["labels"]["kd_method"] == "crd":
+            one["labels"]["kd_method"] = "mine"
+    claims = load_claims()
+    assert "mine" not in " ".join(practice.sentences("kd_calibration", entries(rows), claims))
+    kept = dict(registry.TERMS._entries) | {"mine": registry.TERMS["kd"]}
+    monkeypatch.setattr(registry.TERMS, "_entries", kept)
+    first, _ = practice.sentences("kd_calibration", entries(rows), claims)
+    assert "Accuracy rises with mine of a" in first
+
+
+def test_what_helped_names_each_scale_that_differs():
+    rows = entries(taught(0.2)) + entries(taught(-0.2, data="cifar100"))
+    first, second = practice.helped("kd_calibration", rows, load_claims())
+    assert first.startswith("What helped (cifar10 IF 100): CRD of a ")
+    assert "points, ECE -" in first
+    assert second == "What helped (cifar100 IF 100): nothing."
+    one = [entry for entry in rows if entry.facts["seed"] == 0]
+    assert practice.helped("kd_calibration", one, load_claims()) == []
 
 
 def test_one_seed_is_descriptive_and_digits_come_last():
@@ -461,5 +530,5 @@ def test_the_figure_names_what_was_measured_by_letters():
 def test_folders_with_rows(tmp_path):
     (tmp_path / "a" / "02_students" / "rows").mkdir(parents=True)
     (tmp_path / "b").mkdir()
-    assert judging.with_rows(tmp_path) == [tmp_path / "a"]
-    assert isinstance(judging.RESULTS, Path)
+    assert pairing.with_rows(tmp_path) == [tmp_path / "a"]
+    assert isinstance(pairing.RESULTS, Path)

@@ -8,7 +8,7 @@ from kdlib import Lab, Params, grid
 from kdlib.__main__ import main
 from kdlib.config import fingerprint
 from kdlib.plan import ROOT
-from kdlib.report.claims import with_rows
+from kdlib.report.pairs import with_rows
 from kdlib.store import Store
 from kdlib.verify import differences, verify
 

@@ -1,11 +1,13 @@
 """What the verdicts come to, in five sentences: one of all claims, one of each study."""
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
+from kdlib.report.pairs import apart
 from kdlib.studies.published_claims import Claims
 
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
@@ -57,32 +59,42 @@ def _standing(found: set[str]) -> str:
 
 def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
     """One sentence of all claims, then one of each study: how many hold, do not, are undecided or
-    not run, and the clearest with its effect, interval, margin, seeds and scale."""
+    not run, and the clearest with its effect and interval, beside the published effect."""
     table = standings(claims, verdicts)
-    total = (
-        f"{_counts(table, f'claims of {len(claims.sources)} public studies')}; a verdict is about "
-    )
-    total += "the scale it was measured at, and no more."
+    total = f"{_counts(table, f'claims of {len(claims.sources)} public studies')}{_failed(table)}; "
+    total += "a verdict is about the scale it was measured at, and no more."
     return [total, *(_of_study(study, table[table["study"] == study]) for study in claims.sources)]
 
 
+def _failed(table: pd.DataFrame) -> str:
+    """Of the claims that do not hold, how many have published numbers that support them, and in how
+    many the effect is reversed."""
+    failed = table[table["standing"] == FAILS].to_dict("records")
+    if not failed:
+        return ""
+    supported, turned = (sum(map(test, failed)) for test in (published_supports, reversed_effect))
+    return (
+        f"; of the {len(failed)} that do not hold, published numbers support {supported} (their "
+        f"mean is beyond the margin), and in {turned} our effect is beyond the margin the other way"
+    )
+
+
 def _of_study(study: str, table: pd.DataFrame) -> str:
-    name = f"{STUDIES[study][0].upper()}{STUDIES[study][1:]}"
+    text = f"{STUDIES[study][0].upper()}{STUDIES[study][1:]}"
     measured = table.dropna(subset="seeds")
-    scales = measured["scale"].unique()
-    where = scales[0] if len(scales) == 1 else ""
-    text = f"{name}: {_lower(_counts(table, 'claims'))}"
+    shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
+    if shared:
+        fewest, most = (f"{number:.0f}" for number in measured["seeds"].agg(["min", "max"]))
+        text += f" ({shared}; {most if fewest == most else f'{fewest} to {most}'} seeds)"
+    text += f": {_lower(_counts(table, 'claims'))}"
     for kind in (HOLDS, FAILS):
-        part = table[table["standing"] == kind].sort_values("p", kind="stable")
-        for line in part.head(1).to_dict("records"):
-            shown = told(line, scale=not where)
-            text += f"; the clearest that {DO[kind][0]}: “{line['claim'].rstrip('.')}” ({shown})"
-    fewest, most = (f"{value:.0f}" for value in (measured["seeds"].min(), measured["seeds"].max()))
-    seeds = most if fewest == most else f"{fewest} to {most}"
-    turned = sum(map(reversed_effect, table.to_dict("records")))
-    some = "all of them" if turned == len(table) else turned
-    text += f"; in {some} the effect is beyond the margin the other way" * bool(turned)
-    return f"{text} ({where}; n = {seeds})." if where else f"{text}."
+        lines = table[table["standing"] == kind].sort_values("p", kind="stable").to_dict("records")
+        supported = [line for line in lines if kind == FAILS and published_supports(line)]
+        though = " though published numbers support it" * bool(supported)
+        for line in (supported or lines)[:1]:
+            text += f"; the clearest that {DO[kind][0]}{though}: “{line['claim'].rstrip('.')}” "
+            text += f"({told(line, own[line['scale']])})"
+    return f"{text}."
 
 
 def _counts(table: pd.DataFrame, what: str) -> str:
@@ -100,12 +112,35 @@ def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def told(line: Any, scale: bool = True) -> str:
-    """The effect behind a verdict: metric, interval, what it had to lie beyond, where."""
-    metric = line["metric"]
-    name = UNITS.get(metric, (metric,))[0]
-    text = f"{name} {effect(line)} from {level(line['versus'], metric)}, to hold {to_hold(line)}"
-    return text + f"; {line['scale']}, n = {line['seeds']:.0f}" * scale
+def told(line: Any, where: str = "") -> str:
+    """The effect behind a verdict: metric, interval, its ends over the settings it is a mean of,
+    the published effect, where."""
+    metric, published = line["metric"], SIGN[line["side"]] * line.get("published_effect", math.nan)
+    parts = [
+        ", ".join(filter(None, [_named(metric) + " " + effect(line), over_settings(line)])),
+        "" if pd.isna(published) else f"published {amount(published, metric)}",
+        where,
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _named(metric: str) -> str:
+    return UNITS.get(metric, (metric,))[0]
+
+
+def over_settings(line: Any) -> str:
+    """The ends of an effect over the settings that it is a mean of: "-1.20 to +0.40 points over 8
+    settings"; nothing where it is of one."""
+    if pd.isna(line.get("settings", math.nan)):
+        return ""
+    _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
+    ends = (f"{factor * line[end]:+.{digits}f}" for end in ("lowest", "highest"))
+    return f"{' to '.join(ends)}{unit} over {line['settings']:.0f} settings"
+
+
+def published_supports(line: Any) -> bool:
+    """Whether the published effect, a mean without an interval, lies beyond the margin."""
+    return bool(line.get("published_effect", math.nan) > SIGN[line["side"]] * line["margin"])
 
 
 def to_hold(line: Any) -> str:

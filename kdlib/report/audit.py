@@ -16,13 +16,15 @@ from kdlib.report.answers import (
     answer,
     effect,
     level,
+    over_settings,
     p_value,
     to_hold,
     verdict,
 )
-from kdlib.report.claims import ILLUSTRATION, Entry
+from kdlib.report.claims import ILLUSTRATION
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
+from kdlib.report.pairs import Entry
 from kdlib.studies.published_claims import STEM, Analysis, Claims
 from kdlib.verify import mixtures
 
@@ -36,8 +38,12 @@ than the margin does not hold, and where the reverse is beyond the margin, that 
 undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p is
 of the t test against the margin, beside it adjusted after Holm over all claims of the study, those
 not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
+SETTINGS = """Methods may differ more between settings than between each other: KD hands down its
+teacher's prior, so a student of balanced softmax loses its own under a teacher of cross-entropy.
+These are descriptive: no verdict, no adjustment for their number."""
 TABLE = """Every claim and what our runs say of it: mean difference ± half of the 95 % interval over
-seeds, from the mean level of what it is measured against; to hold: where that interval would have
+seeds, its ends over the settings it is a mean of, from the mean level of what it is measured
+against; to hold: where that interval would have
 to lie; published: the mean of the study's own
 differences in pairs, at its own scale"""
 CARE = """What is said of published code was read in the sources named; how each mistake is known,
@@ -67,6 +73,8 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         html.note(CARE),
         drawn,
         html.table(narrow[decided], TABLE),
+        html.folded("In each setting that a verdict is a mean of", html.note(SETTINGS),
+                    html.table(tables["settings"])),
         html.folded("On digits, as an illustration", html.table(narrow[~decided])),
         html.heading("The claims, and what their own numbers support"),
         html.note(SUPPORT),
@@ -94,7 +102,10 @@ def deterministic_tables(claims: Claims, found: Sequence[Entry]) -> dict[str, pd
     """Every table that is a function of the claims, the rows and the published tables alone."""
     verdicts = judging.verdicts(claims, found)
     effects = {claim.id: published_effect(claim.published.analyses) for claim in claims.claims}
-    return {"verdicts": verdicts.assign(published_effect=verdicts["id"].map(effects))}
+    return {
+        "verdicts": verdicts.assign(published_effect=verdicts["id"].map(effects)),
+        "settings": judging.settings(claims, found),
+    }
 
 
 def published_effect(analyses: Sequence[Analysis]) -> float:
@@ -121,6 +132,7 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "verdict": verdict(line),
             "published": amount(published, metric),
             "ours": effect(line),
+            "in its settings": over_settings(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
             "from": level(line["versus"], metric),
             "to hold": to_hold(line),

@@ -4,196 +4,29 @@ The rule is `params/claims.yaml`'s. Rows of any profile are read, nothing is tra
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdlib.config import fingerprint
 from kdlib.report.literature import SIGN
-from kdlib.report.tables import PUBLISHED, over_seeds
-from kdlib.store import Row, read_row
-from kdlib.studies.published_claims import Claim, Claims, Comparison
+from kdlib.report.pairs import (
+    DIGITS,
+    SETTING,
+    Entry,
+    by_scale,
+    by_setting,
+    scale,
+    seed_differences,
+)
+from kdlib.report.tables import over_seeds
+from kdlib.studies.published_claims import Claim, Claims
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 ILLUSTRATION = "digits: no verdict"
-DIGITS = "digits"
-RESULTS = PUBLISHED.parents[1]
 MOST_SEEDS = 1000
-# Facts that say what a difference was measured on; `seed` and `profile` pair, too.
-SCALE = ("profile", "data", "imbalance_factor", "image_size", "classes", "model", "teachers",
-         "recipe", "epochs", "precision")  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A stored run: what it can be told by, the networks that teach it, its row."""
-
-    facts: dict[str, Any]
-    taught_by: tuple[str, ...]
-    row: Row
-
-
-def profiles(
-    results: Sequence[str | Path] = (), out_dir: str | Path = "", profile: str = ""
-) -> dict[str, Path]:
-    """Profile -> its folder, to read: those given, by default all of the repository that hold rows,
-    each named as its folder is; out_dir is its profile's only one.
-
-    profile: out_dir's, default its name. FileNotFoundError for a folder that is not there,
-    ValueError for two of one name.
-    """
-    found: dict[str, Path] = {}
-    for folder in [Path(folder).resolve() for folder in results] or with_rows(RESULTS):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"results: no folder {folder}")
-        if found.setdefault(folder.name, folder) != folder:
-            raise ValueError(f"results: {found[folder.name]} and {folder} have one name")
-    own = Path(out_dir).resolve()
-    return found | ({profile or own.name: own} if out_dir else {})
-
-
-def with_rows(results: Path) -> list[Path]:
-    """The folders of profiles under `results` that hold rows."""
-    return [path for path in sorted(results.glob("*/")) if any(path.glob("[0-9]*/**/rows"))]
-
-
-def entries(folders: Mapping[str, Path]) -> list[Entry]:
-    """Every run stored under the folders of these profiles, once.
-
-    DamagedError that names the file where a row is not what was written.
-    """
-    found = []
-    for profile, folder in folders.items():
-        paths = sorted(folder.glob("[0-9]*/**/rows/*.json"))
-        rows = {row["id"]: row for row in map(read_row, paths)}
-        models = {name: row["run"]["model"] for name, row in rows.items()}
-        for row in rows.values():
-            teachers = (models.get(teacher, "?") for teacher in row["run"]["teachers"])
-            found.append(Entry(facts(row, profile), tuple(dict.fromkeys(teachers)), row))
-    return found
-
-
-def facts(row: Row, profile: str) -> dict[str, Any]:
-    """The labels of a run, and `SCALE`, `seed` and `notebook`; what does not apply is left out.
-
-    classes: how many of the set's it has, where not all; teachers: how many, where several; recipe:
-    a hash of how it was trained.
-    """
-    run = row["run"]
-    recipe, teachers = run["recipe"], run["teachers"]
-    found = {
-        "profile": profile,
-        "notebook": row["folder"].split("/")[0],
-        "recipe": recipe and fingerprint(recipe)[:8],
-        "epochs": recipe and recipe["epochs"],
-        "classes": run.get("classes") and len(run["classes"]),
-        "teachers": len(teachers) if len(teachers) > 1 else None,
-        **{key: run[key] for key in ("data", "imbalance_factor", "image_size", "model")},
-        **{key: run[key] for key in ("precision", "seed")},
-        **row["labels"],
-    }
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def metric_of(row: Row, metric: str) -> float:
-    """A metric of the test split, or of a dotted path; NaN where the row has none or no number."""
-    value: Any = row["metrics"]
-    for key in metric.split(".") if "." in metric else ("test", metric):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-
-
-def _matches(entry: Entry, wanted: Mapping[str, Any]) -> bool:
-    return all(
-        entry.facts.get(key) in (values if isinstance(values, tuple) else (values,))
-        for key, values in wanted.items()
-    )
-
-
-def pairs(found: Sequence[Entry], judged: Comparison) -> list[tuple[Entry, Entry]]:
-    """Runs of `level` with those of `versus` that agree in all that the comparison leaves open."""
-    where = {"notebook": judged.notebook} | (judged.where or {})
-    level, versus = (
-        [entry for entry in found if _matches(entry, where | side)]
-        for side in (judged.level, judged.versus)
-    )
-    open_keys = {*judged.level, *judged.versus, *judged.free}
-
-    def same(entry: Entry) -> frozenset:
-        return frozenset(item for item in entry.facts.items() if item[0] not in open_keys)
-
-    partners = defaultdict(list)
-    for entry in versus:
-        partners[same(entry)].append(entry)
-    return [(entry, other) for entry in level for other in partners[same(entry)]]
-
-
-def by_scale(found: Sequence[Entry], judged: Comparison) -> list[list[tuple[Entry, Entry]]]:
-    """The pairs in groups that were measured on the same thing."""
-    groups = defaultdict(list)
-    for pair in pairs(found, judged):
-        groups[tuple(pair[0].facts.get(key) for key in SCALE)].append(pair)
-    return list(groups.values())
-
-
-def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
-    """What a group was measured on: "cifar10 IF 100, resnet20 -> resnet8, 40 epochs"."""
-    told = group[0][0].facts
-    teachers = sorted({name for pair in group for entry in pair for name in entry.taught_by})
-    what = told["data"]
-    what += f" IF {told['imbalance_factor']:g}" if "imbalance_factor" in told else ""
-    what += f", {told['classes']} classes" if "classes" in told else ""
-    if len(teachers) > 2:
-        teachers = [f"{told.get('teachers', len(teachers))} teachers"]
-    who = f"{' + '.join(teachers)} -> {told['model']}" if teachers else told["model"]
-    epochs = f", {told['epochs']} epochs" if "epochs" in told else ""
-    precision = f", {told['precision']}" if told["precision"] != "fp32" else ""
-    return f"{what}, {who}{epochs}{precision}"
-
-
-class Differences(NamedTuple):
-    """by_seed: the mean difference of each seed, level minus versus; pairs: how many a seed has;
-    versus: the mean of what they are measured against."""
-
-    by_seed: pd.Series
-    pairs: int
-    versus: float
-
-
-def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Differences:
-    """The differences of a group, seed by seed.
-
-    Pairs that have rows of fewer seeds than others (a part of a grid that has one seed), or this
-    metric in none, do not count; a seed counts where it has the metric of all pairs that do: one
-    run whose metric is no number takes its seed away, not its pair.
-    """
-    lines = pd.DataFrame([
-        {
-            "seed": one.facts["seed"],
-            "pair": fingerprint([_labels(one), _labels(other)]),
-            "level": metric_of(one.row, metric),
-            "versus": metric_of(other.row, metric),
-        }
-        for one, other in group
-    ])  # fmt: skip
-    lines["difference"] = lines["level"] - lines["versus"]
-    by_run = lines.groupby(["seed", "pair"])
-    wide = by_run[["difference", "versus"]].mean().unstack()
-    seeds = by_run.size().unstack().count().where(wide["difference"].notna().any(), 0)
-    kept = seeds.index[seeds == seeds.max()]
-    whole = wide["difference"][kept].dropna()
-    against = wide["versus"].loc[whole.index, kept].mean(axis=1).mean()
-    return Differences(whole.mean(axis=1), whole.shape[1] if len(whole) else 0, float(against))
-
-
-def _labels(entry: Entry) -> dict[str, Any]:
-    return {key: value for key, value in entry.facts.items() if key != "seed"}
 
 
 def verdict(effect: float, half: float, seeds: int, margin: float, needed: int) -> str:
@@ -229,7 +62,8 @@ def judge(claim: Claim, claims: Claims, found: Sequence[Entry]) -> list[dict[str
     """One line a scale of a claim's profiles, then of digits, which illustrates; "not run" alone
     where no profile that may decide has rows.
 
-    effect: level minus versus in the metric's unit, with `effect_ci95`; versus: the mean of the
+    effect: level minus versus in the metric's unit, with `effect_ci95`; settings, lowest, highest:
+    how many settings it is a mean of, and their ends (`by_setting`); versus: the mean of the
     latter; p: of the two-sided t test against the margin, so below 0.05 where the interval excludes
     it.
     """
@@ -258,6 +92,8 @@ def _line(
         return None
     line = {"pairs": number, "seeds": seeds, "effect": effect, "effect_ci95": half}
     line |= {"versus": versus, "margin": sign * margin}
+    if len(parts := by_setting(group, claim.judged_by.metric)["effect"]):
+        line |= {"settings": len(parts), "lowest": parts.min(), "highest": parts.max()}
     if group[0][0].facts["data"] == DIGITS:
         return line | {"verdict": ILLUSTRATION}
     line["verdict"] = verdict(sign * effect, half, seeds, margin, claims.seeds)
@@ -275,12 +111,28 @@ def _p(values: pd.Series, margin: float) -> float:
     return float(stats.ttest_1samp(values, margin).pvalue)
 
 
+def settings(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
+    """The effect of every judged claim in each of the settings that its verdict is a mean of:
+    descriptive, so without verdicts and not adjusted."""
+    parts = [pd.DataFrame(columns=["id", "profile", "scale", "metric", *SETTING])]
+    for claim in claims.claims:
+        judged = claim.judged_by
+        for group in by_scale(found, judged):
+            profile = group[0][0].facts["profile"]
+            if profile in judged.profiles:
+                head = {"id": claim.id, "profile": profile, "scale": scale(group)}
+                part = by_setting(group, judged.metric)
+                parts.append(part.assign(**head, metric=judged.metric)[list(parts[0])])
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
 def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
     """`judge` of every claim, with `p_holm`: adjusted inside each study and profile over as many
     claims as the study has, those not run included, so that what is not run buys nothing."""
     lines = [line for claim in claims.claims for line in judge(claim, claims, found)]
     columns = ["id", "study", "profile", "scale", "metric", "side", "pairs", "seeds", "effect",
-               "effect_ci95", "versus", "margin", "p", "verdict", "seeds_to_decide"]  # fmt: skip
+               "effect_ci95", "settings", "lowest", "highest", "versus", "margin", "p", "verdict",
+               "seeds_to_decide"]  # fmt: skip
     table = pd.DataFrame(lines, columns=columns)
     table.insert(columns.index("p") + 1, "p_holm", np.nan)
     judged = table[table["verdict"].isin([HOLDS, FAILS, UNDECIDED])]

@@ -1,4 +1,5 @@
-"""What rows say to who has to choose: which options raise accuracy, which calibrate, two sentences.
+"""What rows say to who has to choose: which options raise accuracy, which calibrate, and what of
+that is left after a fit on validation.
 
 An option is a level of a choice (a KD method, a loss, mixup) against the level that stands for not
 choosing it, in pairs of runs equal in everything else, as claims are judged.
@@ -11,13 +12,27 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.registry import TARGETS, TERMS
 from kdlib.report import answers
-from kdlib.report.claims import DIGITS, Entry, by_scale, scale, seed_differences
+from kdlib.report.pairs import (
+    DIGITS,
+    Entry,
+    apart,
+    by_scale,
+    scale,
+    scale_key,
+    seed_differences,
+)
 from kdlib.report.tables import over_seeds
 from kdlib.studies.published_claims import Claims, Comparison
 
 SHOWN = 4  # options that a sentence names
-METRICS = {"acc": ("Accuracy", 1), "ece": ("ECE", -1)}  # in words, the sign of better
+# A metric of `kdlib.report.pairs.metric_of`: in words, the sign of better.
+METRICS = {"acc": ("Accuracy", 1), "ece": ("ECE", -1)}
+FITTED = {
+    "temperature.ece": ("After one temperature fitted on validation, ECE", -1),
+    "logit_adjustment.acc": ("After a logit adjustment fitted on validation, accuracy", 1),
+}
 NAMES = {
     "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
     "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
@@ -28,12 +43,14 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A label, its value for not choosing, the values that are options (None: all others), labels
-    that an option has beside it, how it is called, and the losses of whose teachers are told."""
+    """A label, its value for not choosing, the values that are options (None: all others, of KD
+    methods those registered and `variants`), labels that an option has beside it, how it is
+    called, and the losses of whose teachers are told."""
 
     key: str
     versus: dict[str, Any]
     levels: tuple[Any, ...] | None = None
+    variants: tuple[str, ...] = ()
     where: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
@@ -41,12 +58,14 @@ class Choice:
     teachers: str = ""  # the label that holds them
 
 
+KD = "kd_method"
+
+
 def _kd_of(loss: str, name: str) -> Choice:
     """The KD methods for students of one loss: what KD does depends on it."""
     return Choice(
-        "kd_method", {"kd_method": "none", "teacher_loss": "none"},
-        ("kd", "kd_adjusted", "crd", "rkd", "at"), {"student_loss": loss},
-        words=f"{{}} of a {name} student", teachers="teacher_loss",
+        KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
+        where={"student_loss": loss}, words=f"{{}} of a {name} student", teachers="teacher_loss",
     )  # fmt: skip
 
 
@@ -55,7 +74,11 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "kd_calibration": ("02_students", (
         _kd_of("ce", "cross-entropy"),
         _kd_of("bs", "balanced-softmax"),
-        Choice("student_loss", {"student_loss": "ce"}, words="{} in the student"),
+        Choice("student_loss", {"student_loss": "ce"}, where={KD: "none"},
+               words="{} without a teacher"),
+        Choice("student_loss", {"student_loss": "ce"}, where={KD: "kd"}, words="{} under KD"),
+        Choice("student_loss", {"student_loss": "ce"}, where={KD: ("crd", "rkd", "at")},
+               words="{} under CRD, RKD and AT"),
         Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher"),
         Choice("mixup", {"mixup": False}, words="mixup"),
     )),
@@ -72,22 +95,29 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
 
 
 def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
-    """One line a scale and option: its effects on accuracy and ECE, level minus not choosing it,
-    means over seeds with half-widths; only options with as many seeds as the scale's others."""
+    """One line a scale and option: its effects on accuracy and ECE, and on what is left of them
+    after a fit (`FITTED`; NaN where none was made), level minus not choosing it, means over seeds
+    with half-widths; only options with as many seeds as the scale's others."""
     notebook, choices = CHOICES[study]
     own = [entry for entry in found if entry.facts["notebook"] == notebook]
     lines = []
     for choice in choices:
-        there = dict.fromkeys(entry.facts.get(choice.key) for entry in own)
-        for level in choice.levels or sorted(
-            there.keys() - {None, "none", choice.versus[choice.key]}, key=str
-        ):
+        for level in choice.levels or _levels(own, choice):
             lines += _lines(own, notebook, choice, level)
     table = pd.DataFrame(line for line in lines if line["seeds"])
     if table.empty:
         return table
     most = table.groupby(["profile", "scale"])["seeds"].transform("max")
     return table[table["seeds"] == most].reset_index(drop=True)
+
+
+def _levels(own: Sequence[Entry], choice: Choice) -> list[Any]:
+    there = {entry.facts.get(choice.key) for entry in own}
+    levels = sorted(there - {None, "none", choice.versus[choice.key]}, key=str)
+    if choice.key != KD:
+        return levels
+    known = {*TERMS.names(), *TARGETS.names()}
+    return [one for one in levels if one in choice.variants or known.issuperset(one.split("+"))]
 
 
 def _lines(
@@ -99,16 +129,19 @@ def _lines(
         free=choice.free,
     )  # fmt: skip
     for group in by_scale(own, comparison):
-        told = group[0][0].facts
-        line = {"profile": told["profile"], "scale": scale(group), "data": told["data"]}
+        told, key = group[0][0].facts, scale_key(group[0][0])
+        whole = [(entry, entry) for entry in own if scale_key(entry) == key]  # teachers, too
+        line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
         if choice.teachers:
             losses = {one.facts[choice.teachers] for one, _ in group}
             line["option"] += f" from {'/'.join(sorted(losses)).upper()} teachers"
-        for metric in METRICS:
-            values, line["pairs"], line[f"{metric}_versus"] = seed_differences(group, metric)
-            effect, half, line["seeds"] = over_seeds(values)
+        for metric in (*METRICS, *FITTED):
+            values, pairs, versus = seed_differences(group, metric)
+            effect, half, seeds = over_seeds(values)
             line |= {f"{metric}_effect": effect, f"{metric}_effect_ci95": half}
+            if metric in METRICS:
+                line |= {f"{metric}_versus": versus, "pairs": pairs, "seeds": seeds}
         yield line
 
 
@@ -122,9 +155,32 @@ def _name(level: Any) -> str:
 
 
 def sentences(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
-    """Two sentences a scale, on the scales that have the seeds of a verdict or, where none has, on
-    those with most. Of the profiles that judge the study's claims, else of others, else of digits;
-    empty without rows."""
+    """Two sentences a scale, and one a fit that all its rows have: which options move accuracy and
+    ECE. Empty without rows."""
+    return [text for where, part in _scales(study, found, claims) for text in _told(part, where)]
+
+
+def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
+    """A sentence a scale of several seeds: the options that are clearly better in accuracy or ECE
+    and clearly worse in neither, with both effects; a scale is told from the others."""
+    told, scales = [], _scales(study, found, claims)
+    _, own = apart([where for where, _ in scales]) if scales else ("", {})
+    for where, part in scales:
+        if part["seeds"].max() == 1:
+            continue
+        gained = [
+            f"{line['option']} (accuracy {_effect(line, 'acc')}, ECE {_effect(line, 'ece')})"
+            for line in part.sort_values("acc_effect", ascending=False).to_dict("records")
+            if _gains(line)
+        ]
+        on = f" ({own[where]})" if own[where] else ""
+        told.append(f"What helped{on}: {_listed(gained) or 'nothing'}.")
+    return told
+
+
+def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
+    """The options of each scale that has the seeds of a verdict or, where none has, of those with
+    most. Of the profiles that judge the study's claims, else of others, else of digits."""
     table = options(study, found)
     if table.empty:
         return []
@@ -135,24 +191,28 @@ def sentences(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
             table = table[wanted]
             break
     enough = table[table["seeds"] >= min(claims.seeds, table["seeds"].max())]
-    told: list[str] = []
-    for (_, where), part in enough.groupby(["profile", "scale"], sort=False):
-        told += _two(part, where)
-    return told
+    groups = enough.groupby(["profile", "scale"], sort=False)
+    return [(where, part) for (_, where), part in groups]
 
 
-def _two(part: pd.DataFrame, where: str) -> list[str]:
+def _told(part: pd.DataFrame, where: str) -> list[str]:
     seeds = int(part["seeds"].max())
     note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds, 95 % intervals"
     note += "; digits illustrates and decides nothing" * bool((part["data"] == DIGITS).all())
     accuracy, calibration = (_moved(part, metric) for metric in METRICS)
-    good = _listed(_gains(part)) or "nothing"
+    good = [line["option"] for line in part.to_dict("records") if _gains(line)]
     ending = (
-        f"; clearly better in one of the two and clearly worse in neither: {good}"
+        f"; clearly better in one of the two and clearly worse in neither: "
+        f"{_listed(good) or 'nothing'}"
         if seeds > 1
         else ""
     )
-    return [f"On {where} ({note}): {accuracy}.", f"{calibration}{ending}."]
+    fitted = [name for name in FITTED if part[f"{name}_effect"].notna().all()]
+    return [
+        f"On {where} ({note}): {accuracy}.",
+        f"{calibration}{ending}.",
+        *(f"{_moved(part, name)}." for name in fitted),
+    ]
 
 
 def _moved(part: pd.DataFrame, metric: str) -> str:
@@ -168,7 +228,7 @@ def _moved(part: pd.DataFrame, metric: str) -> str:
         for kind, word in ((1, "rises with"), (-1, "falls with"), (0, "does not clearly move with"))
         if kinds[kind]
     ]
-    return f"{METRICS[metric][0]} {', '.join(told)}"
+    return f"{(METRICS | FITTED)[metric][0]} {', '.join(told)}"
 
 
 def _direction(line: dict[str, Any], metric: str) -> int:
@@ -178,18 +238,15 @@ def _direction(line: dict[str, Any], metric: str) -> int:
     return (effect > half) - (effect < -half)
 
 
-def _gains(part: pd.DataFrame) -> list[str]:
-    gained = []
-    for line in part.to_dict("records"):
-        towards = [METRICS[m][1] * _direction(line, m) for m in METRICS]
-        if max(towards) == 1 and min(towards) >= 0:
-            gained.append(line["option"])
-    return gained
+def _gains(line: dict[str, Any]) -> bool:
+    """Whether an option is clearly better in accuracy or ECE and clearly worse in neither."""
+    towards = [sign * _direction(line, metric) for metric, (_, sign) in METRICS.items()]
+    return max(towards) == 1 and min(towards) >= 0
 
 
 def _effect(line: dict[str, Any], metric: str) -> str:
     found = {end: line[f"{metric}_{end}"] for end in ("effect", "effect_ci95")}
-    return answers.effect(found | {"metric": metric})
+    return answers.effect(found | {"metric": metric.rpartition(".")[2]})
 
 
 def _listed(names: Sequence[str]) -> str:

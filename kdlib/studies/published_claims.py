@@ -57,7 +57,7 @@ class Comparison(Strict):
     """What judges a claim: runs of `level` minus runs of `versus` that agree in every other label,
     among those of `where` (which level and versus override), inside each seed.
 
-    A key is a label of the runs or one of their facts (`kdlib.report.claims.facts`: data, classes,
+    A key is a label of the runs or one of their facts (`kdlib.report.pairs.facts`: data, classes,
     model, ...). free: keys that need not agree, for one side lacks them. notebook: whose runs;
     profiles: folders under results/ that may decide it. metric: of the test split, or a dotted path
     as `fidelity.centroid_probs`. margin: in the metric's unit, towards the claimed side; negative:
