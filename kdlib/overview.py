@@ -94,8 +94,10 @@ class Overview:
         measured = self.verdicts.dropna(subset="effect")
         real = measured[measured["verdict"] != ILLUSTRATION]
         if len(real):
-            return forest(real, "What was claimed, and what our runs say")
-        return forest(measured, "What was claimed, on digits: an illustration, no verdict")
+            title, shown = "What was claimed, and what our runs say", real
+        else:
+            title, shown = "What was claimed, on digits: an illustration, no verdict", measured
+        return forest(audit.forest_lines(self.claims, shown), title)
 
 
 def first_screen(overview: Overview) -> str:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from scipy import stats
 
 from kdlib import config, grid, plan, plots, report
+from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
 from kdlib.report import answers, audit, literature
 from kdlib.report import claims as judging
@@ -668,20 +669,39 @@ def test_published_effects_come_in_our_units_and_towards_the_claim(claims):
     assert math.isnan(found["temperature_four"])
 
 
-def test_the_forest_has_a_line_for_every_effect(claims):
+def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     found = entries(grid_rows(0.03, 0.005))
     verdicts = audit.deterministic_tables(claims, found)["verdicts"]
-    figure = audit.forest(verdicts, "title")
-    drawn = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    lines = audit.forest_lines(claims, verdicts)
+    (axes,) = forest(lines, "title").axes
     effects = verdicts.dropna(subset="effect")
-    assert sorted(name.split(" (")[0] for name in drawn) == sorted(
-        effects["id"].str.replace("_", " ")
-    )
-    (axes,) = (axes for axes in figure.axes if "accuracy" in axes.get_xlabel())
-    heights = [label.get_text().split(" (")[0] for label in axes.get_yticklabels()]
+    words = {claim.id: claim.claim.rstrip(".") for claim in claims.claims}
+    drawn = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+    assert drawn == [words[name] for name in effects["id"]]
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
               if line.get_marker() == "o"}  # fmt: skip
-    assert points[heights.index("crd accuracy")] == pytest.approx(3.0)
+    at = dict(zip(drawn, axes.get_yticks(), strict=True))
+    assert points[at[words["crd_accuracy"]]] == pytest.approx(0.03 / 0.005)
+    own = lines.set_index("label").loc[words["crd_calibration"]]
+    assert own["effect"] == pytest.approx(6)  # ECE is 1 - acc there: lower is the claim
+    assert own["published"] == pytest.approx(0.0048 / 0.005, abs=0.02)
+    told = [text.get_text() for text in axes.texts]
+    assert "KD x calibration: cifar10 IF 100, resnet20 -> resnet8, 40 epochs, n = 5" in told
+    half = effects.set_index("id").loc["crd_accuracy", "effect_ci95"]
+    assert f"accuracy +3.00 ± {100 * half:.2f} points" in told
+    assert f"ECE -0.0300 ± {half:.4f}" in told
+
+
+def test_a_claim_of_not_worse_has_its_margin_on_the_other_side(claims):
+    line = {"id": "kd_keeps_accuracy", "study": "kd_calibration", "metric": "acc", "side": "higher",
+            "scale": "here", "seeds": 5.0, "effect": -0.02, "effect_ci95": 0.01, "margin": -0.005,
+            "published_effect": math.nan, "verdict": FAILS}  # fmt: skip
+    other = line | {"scale": "there", "effect_ci95": math.nan, "verdict": "1 seed: no verdict"}
+    lines = audit.forest_lines(claims, pd.DataFrame([line, other]))
+    assert lines[["effect", "half", "margin"]].iloc[0].tolist() == pytest.approx([-4, 2, -1])
+    assert [text.rsplit("(", 1)[1] for text in lines["label"]] == ["here)", "there)"]
+    (axes,) = forest(lines, "title").axes
+    assert len({*axes.get_yticks()}) == 2
 
 
 # --- what went wrong -------------------------------------------------------------------------

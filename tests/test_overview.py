@@ -17,7 +17,7 @@ from kdlib import estimate, overview, prices, registry
 from kdlib.config import fingerprint
 from kdlib.costs import Cost
 from kdlib.plan import ROOT, plan
-from kdlib.report import answers, audit, practice
+from kdlib.report import answers, practice
 from kdlib.report import pairs as pairing
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.studies.published_claims import load_claims
@@ -514,17 +514,6 @@ def test_a_run_costs_its_own_time_and_its_part_of_what_a_cohort_does_together(mo
     assert sum(found.values()) == pytest.approx(5 * len(asked) + 12 * len(sizes))
     assert sorted(found.values())[0] == pytest.approx(5 + 12 / max(sizes))
     assert crowded == [(2, False)]
-
-
-def test_the_figure_names_what_was_measured_by_letters():
-    found = entries(taught(0.2)) + entries(taught(0.1), "paper")
-    verdicts = audit.deterministic_tables(load_claims(), found)["verdicts"]
-    figure = audit.forest(verdicts, "title")
-    title = figure._suptitle.get_text().splitlines()
-    assert title[0] == "title"
-    assert [line.split(":")[0] for line in title[1:]] == ["a", "b"]
-    names = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
-    assert {name.split("(")[1][0] for name in names} == {"a", "b"}
 
 
 def test_folders_with_rows(tmp_path):

@@ -1,6 +1,6 @@
-"""The forest of claims: effects, intervals, margins, published effects."""
+"""The forest of claims: effects, intervals, margins, published effects, on one axis."""
 
-import string
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -8,75 +8,79 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas
+from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
 
-SIGN = {"higher": 1, "lower": -1}
-PANELS = {
-    "accuracy, points": (("acc", "acc_few"), 100),
-    "ECE": (("ece", "ece_10"), 1),
-    "NLL and KL, nats": (("nll", "fidelity.centroid_probs"), 1),
-    "AURC": (("aurc",), 1),
-}
 COLOURS = {"holds": BLUE, "does not hold": RED, "undecided": GREY}
+WIDTH = 100  # letters of a label's line
+INCHES = 0.16  # a line of text
 
 
-def forest(verdicts: pd.DataFrame, title: str) -> Figure:
-    """One line an effect, positive on the claimed side; a panel for each unit. What it was measured
-    on is a letter, which stands under the title.
+def forest(lines: pd.DataFrame, title: str) -> Figure:
+    """One line an effect in multiples of its claim's margin, positive on the claimed side, so that
+    metrics share an axis: linear inside one margin, logarithmic beyond it.
 
-    verdicts: of `kdlib.report.audit.deterministic_tables`; lines without an effect are left out. A
-    tick is the margin, a cross the published effect, a hollow point one without a verdict.
+    lines (`kdlib.report.audit.forest_lines`): heading (of a group), label, told (the effect in its
+    unit), verdict; effect, half (of its interval; NaN for none), margin (1, or -1 where the claim
+    is "not worse by more than"), published (NaN for none). A tick is the margin, a diamond the
+    published effect, a hollow point an effect without a verdict.
     """
-    lines = verdicts.dropna(subset="effect")
-    lines = lines.assign(measured=lines["profile"] + ": " + lines["scale"])
-    letters = dict(zip(lines["measured"].unique(), string.ascii_lowercase, strict=False))
-    known = {metric for metrics, _ in PANELS.values() for metric in metrics}
-    panels = {**PANELS, "other": (tuple(set(lines["metric"]) - known), 1)}
-    parts = {
-        name: (lines[lines["metric"].isin(metrics)].iloc[::-1], factor)
-        for name, (metrics, factor) in panels.items()
-    }
-    parts = {name: part for name, part in parts.items() if len(part[0])}
-    sizes = [len(part) for part, _ in parts.values()]
-    height = 1.2 + 0.15 * len(letters) + 0.55 * len(parts) + 0.24 * sum(sizes)
-    ratios = {"height_ratios": [size + 1 for size in sizes]}
-    with canvas(1, (10.0, height), len(parts), squeeze=False, gridspec_kw=ratios) as (figure, grid):
-        for axes, (name, (part, factor)) in zip(grid[:, 0], parts.items(), strict=True):
-            _panel(axes, part.assign(letter=part["measured"].map(letters)), factor)
-            axes.set_xlabel(f"effect on {name}, towards the claim")
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=LABEL)
-        key = (f"{letter}: {measured}" for measured, letter in letters.items())
-        figure.suptitle("\n".join([title, *key]), fontsize=9)
+    places, headings, height = _places(lines)
+    with canvas(1, (13.0, 1.4 + INCHES * height)) as (figure, axes):
+        for place, line in zip(places, lines.to_dict("records"), strict=True):
+            _line(axes, place, line)
+        for place, heading in headings.items():
+            axes.text(-0.01, place, heading, transform=axes.get_yaxis_transform(), va="center",
+                      ha="right", fontsize=LABEL, fontweight="bold")  # fmt: skip
+        axes.axvline(0, color="0.4", lw=0.8)
+        axes.axvspan(-1, 1, color="0.95", zorder=0)
+        axes.set_xscale("symlog", linthresh=1, linscale=0.7)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_yticks(places, map(_wrapped, lines["label"]), fontsize=LABEL)
+        axes.set_ylim(height, -0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("effect in margins of its claim, towards the claim (linear inside ±1)")
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=6, fontsize=LABEL)
+        figure.suptitle(title, fontsize=10)
     return figure
 
 
-def _panel(axes: Axes, part: pd.DataFrame, factor: float) -> None:
-    heights = np.arange(len(part))
-    for height, line in zip(heights, part.to_dict("records"), strict=True):
-        sign = SIGN[line["side"]]
-        colour = COLOURS.get(line["verdict"], GREY)
-        filled = colour if line["verdict"] in COLOURS else "white"
-        value = factor * sign * line["effect"]
-        half = factor * np.nan_to_num(line["effect_ci95"])
-        axes.errorbar(value, height, xerr=half, fmt="o", color=colour, mfc=filled, capsize=2, ms=4)
-        axes.plot(factor * sign * line["margin"], height, "|", color="0.2", ms=9)
-        axes.plot(factor * line["published_effect"], height, "x", color=ORANGE, ms=5, zorder=1)
-    axes.axvline(0, color="0.4", ls="--", lw=0.8)
-    axes.set_yticks(heights, [_name(line) for line in part.to_dict("records")], fontsize=LABEL)
-    axes.set_ylim(-0.7, len(part) - 0.3)
+def _places(lines: pd.DataFrame) -> tuple[list[float], dict[float, str], float]:
+    """Where each line stands, from the top in lines of text, and each heading; how many there
+    are."""
+    places, headings, height, before = [], {}, 0.0, None
+    for line in lines.to_dict("records"):
+        if line["heading"] != before:
+            headings[height + 0.4 * bool(places)] = before = line["heading"]
+            height += 1.6 + 0.4 * bool(places)
+        rows = _wrapped(line["label"]).count("\n") + 1
+        places.append(height + (rows - 1) / 2)
+        height += rows + 0.55
+    return places, headings, height
 
 
-def _name(line: dict) -> str:
-    name = line["id"].replace("_", " ")
-    return f"{name} ({line['letter']}, n = {line['seeds']:.0f})"
+def _wrapped(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, WIDTH))
+
+
+def _line(axes: Axes, place: float, line: dict) -> None:
+    colour = COLOURS.get(line["verdict"], GREY)
+    filled = colour if line["verdict"] in COLOURS else "white"
+    half = np.nan_to_num(line["half"])
+    axes.plot(line["published"], place, "D", color="0.25", mfc="white", ms=4.5, zorder=1)
+    axes.plot(line["margin"], place, "|", color="0.2", ms=9)
+    axes.errorbar(
+        line["effect"], place, xerr=half, fmt="o", color=colour, mfc=filled, capsize=2, ms=4
+    )
+    axes.text(1.01, place, line["told"], transform=axes.get_yaxis_transform(), va="center",
+              fontsize=LABEL)  # fmt: skip
 
 
 def _legend() -> list[Line2D]:
     marks = [Line2D([], [], marker="o", ls="", color=c, label=name) for name, c in COLOURS.items()]
-    hollow = {"marker": "o", "ls": "", "color": GREY, "mfc": "white"}
+    published = {"marker": "D", "ls": "", "color": "0.25", "mfc": "white", "ms": 4.5}
     return [
         *marks,
-        Line2D([], [], **hollow, label="no verdict"),
+        Line2D([], [], marker="o", ls="", color=GREY, mfc="white", label="no verdict"),
         Line2D([], [], marker="|", ls="", color="0.2", ms=9, label="margin"),
-        Line2D([], [], marker="x", ls="", color=ORANGE, label="published (other scale)"),
+        Line2D([], [], **published, label="published (other scale)"),
     ]

@@ -25,6 +25,7 @@ from kdlib.report.claims import ILLUSTRATION
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.pairs import Entry
+from kdlib.report.pairs import apart as split
 from kdlib.studies.published_claims import STEM, Analysis, Claims
 from kdlib.verify import mixtures
 
@@ -66,7 +67,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
     drawn = ""
     if verdicts["effect"].notna().any():
         caption = "Effects towards the claimed side, their intervals, margins, published effects"
-        drawn = section.figure("forest", caption, forest(verdicts, TITLE))
+        drawn = section.figure("forest", caption, forest(forest_lines(claims, verdicts), TITLE))
     parts = [
         html.items(answer(claims, verdicts), "answer"),
         html.folded("How a claim is judged", html.note(RULE)),
@@ -147,6 +148,31 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, index=verdicts.index)
 
 
+def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `kdlib.plots.claims.forest`, of all verdicts that have an effect: claim by
+    claim under its study and what all its lines were measured on."""
+    words = {claim.id: claim.claim.rstrip(".") for claim in claims.claims}
+    measured = verdicts.dropna(subset="effect")
+    lines = []
+    for study in claims.sources:
+        own = measured[measured["study"] == study]
+        scales = own["scale"] + ", n = " + own["seeds"].astype(int).astype(str)
+        shared, apart = split(list(scales.unique())) if len(own) else ("", {})
+        for where, line in zip(scales, own.to_dict("records"), strict=True):
+            sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
+            lines.append({
+                "heading": f"{_capital(STUDIES[study])}: {shared}",
+                "label": words[line["id"]] + (f" ({apart[where]})" if apart[where] else ""),
+                "told": f"{UNITS.get(line['metric'], (line['metric'],))[0]} {effect(line)}",
+                "verdict": line["verdict"],
+                "effect": sign * line["effect"] / margin,
+                "half": line["effect_ci95"] / margin,
+                "margin": sign * line["margin"] / margin,
+                "published": line["published_effect"] / margin,
+            })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
 def told(claims: Claims, study: str) -> list[str]:
     """Each claim of a study in words: what it says, where, the published numbers, what they went
     through."""
@@ -158,6 +184,10 @@ def told(claims: Claims, study: str) -> list[str]:
         mistakes = "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on)
         texts.append(text + f" The numbers went through: {mistakes}." * bool(mistakes))
     return texts
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _name(claim: str) -> str:
