@@ -14,6 +14,7 @@ import torch
 from kdlib import Lab, data, grid, losses, models, objectives, plots
 from kdlib.augment import Stream
 from kdlib.config import load_settings
+from kdlib.losses.multi_teacher import RULES
 from kdlib.plots import overlapping as figures
 from kdlib.report import overlapping as report
 from kdlib.report import overlapping_text
@@ -252,6 +253,10 @@ def make(method, batch, **changes):
     """The terms of a run's objective, as training builds them."""
     (run,) = study.student_runs(params(methods=[method], **changes))
     return objectives.build(run, context(batch))
+
+
+def test_the_study_has_every_rule_of_the_losses():
+    assert set(study.RULES) == {*RULES, "published"}
 
 
 @pytest.mark.parametrize("rule", study.RULES)

@@ -26,9 +26,6 @@ from kdlib.types import Clock, Forward, View
 LAST, EMBEDDING = "last", "embedding"
 Weigh = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["sum", "mean"]
-Weighting = Literal[
-    "mean", "best", "median", "batch_confidence", "sample_confidence", "val_confidence"
-]
 
 
 def _mean(logits: Tensor, targets: Tensor) -> Tensor:
@@ -47,18 +44,20 @@ WEIGHTINGS: dict[str, Weigh] = {
     "batch_confidence": partial(camkd_weights, per_sample=False),
     "sample_confidence": camkd_weights,
 }
+ON_VALIDATION = "val_confidence"
+Weighting = Literal[*WEIGHTINGS, ON_VALIDATION]
 
 
 def weigher(context: Context, name: str) -> Weigh:
-    """The rule of that name. "val_confidence" is `batch_confidence` on the validation images, once
+    """The rule of that name. `ON_VALIDATION` is `batch_confidence` on the validation images, once
     and for all: what a teacher has learnt by heart gives it no weight there."""
-    if name != "val_confidence":
+    if name != ON_VALIDATION:
         return WEIGHTINGS[name]
     if context.validation is None:  # shapes without numbers
         return _mean
     logits, labels = context.validation()
     if not len(labels):
-        raise ValueError("weighting 'val_confidence' needs validation images, got val_fraction 0")
+        raise ValueError(f"weighting {ON_VALIDATION!r} needs validation images, got val_fraction 0")
     fixed = camkd_weights(logits.to(context.labels.device), labels.to(context.labels.device), False)
     return lambda logits, targets: fixed
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from kdlib import losses
 from kdlib.config import Positive
-from kdlib.losses.multi_teacher import ClassSet, check_owned
+from kdlib.losses.multi_teacher import RULES, ClassSet, check_owned
 from kdlib.objectives.base import Context, term
 from kdlib.types import Forward
 
-Rule = Literal["mean", "per_class", "confidence", "label_free", "confidence_free", "published"]
-LABELLED = ("mean", "per_class", "confidence", "published")
+PUBLISHED = "published"
+Rule = Literal[*RULES, PUBLISHED]
+LABELLED = (*(name for name, rule in RULES.items() if rule.labelled), PUBLISHED)
 
 
 def consensus(
@@ -28,7 +29,7 @@ def consensus(
     one, whose rows sum to more than 1 where teachers share the true class. labels: (B,), read by
     the rules that need them only."""
     sets = (teacher_logits, class_sets, num_classes)
-    if rule == "published":
+    if rule == PUBLISHED:
         return losses.published_consensus(*sets, labels, temperature)
     return losses.consensus_targets(*sets, labels if rule in LABELLED else None, temperature, rule)
 
