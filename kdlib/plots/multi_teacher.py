@@ -24,6 +24,8 @@ Looks = Mapping[str, dict[str, Any]]
 EPOCH = "epoch"
 BLACK, GREYED = {"color": "black", "lw": 1.2}, {"color": GREY, "lw": 1.2, "ls": "--"}
 GENERALISATION = {"acc": ("accuracy, %", 100), "nll": ("NLL", 1)}  # title, scale
+ENSEMBLE, STAR = "the teachers' ensemble", {"marker": "*", "color": "black", "ms": 9, "ls": "none"}
+WEIGHTS = "teacher weights in the loss"
 POOLS = {"probs": "probabilities", "logits": "logits"}
 
 
@@ -45,7 +47,7 @@ def method_panels(
             "centroid_probs": ("of probabilities", BLACK),
             "centroid_logits": ("of logits", GREYED),
         },
-        "teacher weights in the loss": {
+        WEIGHTS: {
             f"weight_{term}_{one}": (kind * (one == teachers[0]), looks[one] | {"ls": dash})
             for term, kind, dash in (("multi_kd", "on logits", ":"), ("hints", "of hints", "-"))
             for one in teachers
@@ -58,6 +60,9 @@ def method_panels(
                 if column in lines and lines[column].notna().any():
                     ax.plot(lines.index, lines[column], label=label, marker=".", **look)
             _finish(ax, title, EPOCH)
+            if title == WEIGHTS and ax.lines:  # a fifth of an equal share at least
+                low, high = ax.get_ylim()
+                ax.set_ylim(min(low, 0.8 / len(teachers)), max(high, 1.2 / len(teachers)))
         axes[-1].axhline(chance, color=GREY, ls="--", label="chance")
         axes[-1].legend(fontsize=LABEL)
         figure.suptitle(name)
@@ -129,7 +134,8 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
                     theirs = scale * line[f"{column}_published"]
                     ax.plot(line["lambda"], theirs, "x", color=look["color"], clip_on=False)
             ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
-            ax.set_xlim(left=0)
+            ax.set_xlim(left=-smallest / 2)
+            ax.xaxis.set_major_formatter("{x:g}")
             _finish(ax, title, "lambda", legend=False)
         known = [
             name for name in cells if name.endswith("_published") and cells[name].notna().any()
@@ -150,7 +156,7 @@ def fidelity_vs_generalisation(cells: pd.DataFrame, teachers: pd.DataFrame, name
         for row, pool in zip(axes, POOLS, strict=True):
             whole = teachers[teachers["teacher"] == f"ensemble of {pool}"]
             for ax, (y, (title, scale)) in zip(row, GENERALISATION.items(), strict=True):
-                ax.plot(0 * whole[y], scale * whole[y], "*", color="black", ms=9)
+                ax.plot(0 * whole[y], scale * whole[y], **STAR)
                 x = POOLS[pool]
                 _finish(ax, f"test {title}", f"KL to the centroid of {x}, lower is closer", False)
     return axes[0, 0].figure
@@ -187,8 +193,9 @@ def _over_fidelity(
                     columns = f"centroid_{pool}{end}", f"{y}{end}"
                     _points(ax, line, *columns, scale, looks[one], joined=sweep)
         shown = {one: looks[one] for one in table[kind].unique()}
+        shown |= {ENSEMBLE: STAR} if not end else {}
         handles = [axes[0, 0].plot([], [], **look)[0] for look in shown.values()]
-        figure.legend(handles, shown, loc="outside lower center", ncols=min(7, len(shown)))
+        figure.legend(handles, shown, loc="outside lower center", ncols=min(8, len(shown)))
         figure.suptitle(name)
         yield axes
 
@@ -201,10 +208,10 @@ def _line(place: int) -> dict[str, Any]:
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Colours first, then shapes: no two of the first forty are alike."""
-    colours = sns.color_palette("colorblind")
-    shape = "osD^"[place // len(colours) % 4]
-    return {"color": colours[place % len(colours)], "marker": shape, "ms": 5, "ls": "none"}
+    """Another colour and another shape each, hollow, so that points which coincide both show."""
+    colours, shapes = sns.color_palette("colorblind"), "osD^vX*"
+    look = {"color": colours[place % len(colours)], "marker": shapes[place % len(shapes)]}
+    return look | {"mfc": "none", "ms": 6, "ls": "none"}
 
 
 def _points(
