@@ -771,3 +771,16 @@ def test_settings_of_one_grid_have_headings_of_their_own(tmp_path):
         page = report.write(fake_rows(params), params, tmp_path)
     heads = re.findall(r"<h2>(KD x calibration[^<]*)</h2>", page.read_text())
     assert [head.split(" (")[-1] for head in heads] == ["verdicts)", "whole_grid)"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "ranked"), [(["none", "kd"], False), (["none", "kd", "crd"], True)]
+)
+def test_a_grid_of_five_cells_has_no_ranks(methods, ranked, tmp_path, no_figures):
+    """2 teacher by 2 student losses: 4 cells with KD, or 8."""
+    params = params_of(kd_methods=methods, teacher_losses=["ce", "bs"], student_losses=["ce", "bs"],
+                       mixup=[False])  # fmt: skip
+    report.write(fake_store(params, tmp_path), params, tmp_path)
+    names = {path.stem for path in (tmp_path / grid.STUDY / "figures").iterdir()}
+    assert ({"harmonic", "rank_stability"} <= names) == ranked
+    assert "acc_vs_ece" in names

@@ -179,7 +179,7 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel=f"effect on {name}")
             axes.set_yticks(heights, labels, fontsize=LABEL)
         unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
-        figure.suptitle(f"{title} (blue: better, red: worse{unclear})", fontsize=10)
+        figure.suptitle(f"{title} (blue: better, orange: worse{unclear})", fontsize=10)
     return figure
 
 

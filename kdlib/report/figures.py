@@ -5,6 +5,7 @@ import pandas as pd
 from kdlib import metrics, plots
 from kdlib.grid import NO_KD
 from kdlib.metrics import ReliabilityBins
+from kdlib.report.images import TOP
 from kdlib.report.posthoc import ADJUSTMENTS
 from kdlib.report.study import Study
 from kdlib.report.tables import REFERENCE, cell_label, published, teacher_student_means
@@ -21,9 +22,11 @@ def figures(study: Study) -> Figures:
 
 def _of_cells(study: Study) -> Figures:
     drawn, name = {}, title(study.params)
+    ranked = study.cells["harmonic"].notna().sum() > TOP  # else a rank says nothing
     if len(study.top):
         figure = plots.acc_vs_ece(study.cells, name)
         drawn["acc_vs_ece"] = "Every cell: accuracy and ECE", figure
+    if ranked:
         figure = plots.harmonic_heatmap(study.cells, f"Harmonic score, {name}")
         drawn["harmonic"] = "Harmonic score by teacher and student loss", figure
     means = teacher_student_means(study.cells)
@@ -35,7 +38,7 @@ def _of_cells(study: Study) -> Figures:
         theirs = published(study.cells, study.params.data, study.params.imbalance_factor)
         figure = plots.before_after(study.posthoc, names, name, theirs)
         drawn["before_after"] = _before_after(theirs), figure
-    if len(study.stability):
+    if ranked and len(study.stability):
         figure = plots.rank_stability(study.stability, f"Rank stability, {name}")
         drawn["rank_stability"] = "How often a cell is among the top 5", figure
     return drawn
