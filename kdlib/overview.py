@@ -108,10 +108,8 @@ def first_screen(overview: Overview) -> str:
     lines = [
         {
             "study": f"[{STUDIES[study]}]({PAGES}/{study}.md)",
-            "runs done, hours that passed (one core, beside other work)": _by_profile(
-                lines, "done", "spent"
-            ),
-            "not run, hours of a free core to go": _by_profile(
+            "runs done (hours of one core, beside other work)": _by_profile(lines, "done", "spent"),
+            "not run (hours of a free core)": _by_profile(
                 [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
             ),
         }
@@ -129,7 +127,9 @@ def _by_profile(lines: Sequence[prices.Line], count: str, hours: str) -> str:
         runs = sum(getattr(line, count) for line in own)
         unpriced = sum(line.unpriced for line in own) if hours == "left" else 0
         taken = f"{'> ' * bool(unpriced)}{_hours(sum(getattr(line, hours) for line in own))} h"
-        told += [f"{profile} {runs:,} ({'no price' if unpriced == runs else taken})"] * bool(runs)
+        told += [f"{profile} {runs:,} ({'not estimated' if unpriced == runs else taken})"] * bool(
+            runs
+        )
     return ", ".join(told) or "none"
 
 
@@ -222,7 +222,8 @@ def cells(folder: Path) -> str:
     seeds = int(plain["seeds"].iloc[0])
     caption = (
         f"The {TOP} highest Harmonic scores (on test, so descriptive) and the plain student; "
-        f"{seeds} seeds, mean ± half of the 95 % t interval:"
+        f"{seeds} seeds, mean ± half of the 95 % t interval. T: the teacher's loss, S: the "
+        "student's; Harmonic: of accuracy and 1 - ECE, each scaled to 0..1 over the grid:"
     )
     return "\n\n".join([
         f"![Accuracy and ECE of every cell]({CELLS})", caption, markdown(shown),
