@@ -5,7 +5,6 @@ import re
 import statistics
 from html.parser import HTMLParser
 from itertools import product
-from pathlib import Path
 from shutil import copytree
 
 import numpy as np
@@ -14,10 +13,11 @@ import pytest
 from report_helpers import FULL, fake_row, fake_rows, fake_store, params_of
 
 from kdlib import grid, metrics, plots, report
-from kdlib.report import images, text
+from kdlib.report import images, literature, overlapping, text
 from kdlib.report.posthoc import ADJUSTMENTS
+from kdlib.report.self_distillation.published import published_cells
 from kdlib.report.study import Study
-from kdlib.report.tables import PUBLISHED, missing
+from kdlib.report.tables import missing
 from kdlib.report.text import answer, flagged, resolution, seeds_note, terminal
 from kdlib.store import write_atomic
 
@@ -269,7 +269,7 @@ def test_given_teachers_have_a_table(tmp_path):
     assert line(study.summary, factor="kd_method", level="kd")["pairs"] == 4
 
 
-def test_published_numbers_stand_beside_ours():
+def test_published_numbers_stand_beside_ours(monkeypatch, tmp_path):
     params = params_of(FULL, data="cifar10")
     cells = report.cells(fake_rows(params), grid.student_runs(params))
     both = report.published(cells, "cifar10", 50.0)
@@ -279,16 +279,18 @@ def test_published_numbers_stand_beside_ours():
     assert both["acc_published"].count() == 128
     columns = list(cells.columns)
     pd.testing.assert_frame_equal(both[columns], cells)
-    for data, factor, path in (
-        ("digits", 50.0, PUBLISHED),
-        ("cifar10", None, PUBLISHED),
-        ("cifar10", 50.0, Path("no.csv")),
-    ):
-        assert report.published(cells, data, factor, path)["acc_published"].isna().all()
+    for data, factor in (("digits", 50.0), ("cifar10", None)):
+        assert report.published(cells, data, factor)["acc_published"].isna().all()
+    monkeypatch.setattr(literature, "FOLDER", tmp_path)  # no file of the repository at hand
+    assert report.published(cells, "cifar10", 50.0)["acc_published"].isna().all()
+    assert published_cells().empty
+    assert math.isnan(overlapping.published("class", ["sunflower"]))
+    with pytest.raises(FileNotFoundError, match="no published table"):
+        literature.read("kd_calibration")
 
 
 def test_the_published_table_is_as_large_as_its_note_says():
-    table = pd.read_csv(PUBLISHED)
+    table = literature.read("kd_calibration")
     assert len(table) == 309
     assert not table.duplicated(list(table.columns[:6])).any()
     assert table.groupby(["data", "imbalance_factor"]).size().to_dict() == {
@@ -296,7 +298,7 @@ def test_the_published_table_is_as_large_as_its_note_says():
     }  # fmt: skip
     sizes = [table[name].nunique() for name in table.columns[2:6]]
     assert sizes == [4, 4, 4, 2]
-    assert "309 cells" in PUBLISHED.with_name("README.md").read_text()
+    assert "309 cells" in (literature.FOLDER / "README.md").read_text()
 
 
 def tree(folder):

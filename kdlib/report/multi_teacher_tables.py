@@ -1,7 +1,6 @@
 """Tables of the multi-teacher study: students, effects, contrasts, teachers, networks, epochs."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import nn
 
 from kdlib import models
 from kdlib.config import Run
+from kdlib.report import literature
 from kdlib.report.tables import over_seeds, present
 from kdlib.store import Row
 from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, runs
@@ -19,7 +19,6 @@ FIDELITY = ["mean_individual", "centroid_probs", "centroid_logits", "agreement"]
 SCALED = ["nll_after", "ece_after"]  # one temperature, fitted on validation; with intervals
 EFFECTS = [*TEST, *SCALED, *FIDELITY[:3]]
 PLAIN = ["ece_floor", "acc_selected", "val_acc", "kd_share_first", "kd_share_last"]
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "multi_teacher.csv"
 TEACHER_NUMBERS = [*TEST, "ece_floor", "val_nll", "diversity"]
 PUBLISHED_SWEEP = "exp3", {
     "acc": "test_acc_final", "nll": "R_S", "mean_individual": "F_avg", "centroid_logits": "F_cent",
@@ -308,16 +307,11 @@ def _spread(name: str, value: float | list[float], params: MultiTeacher) -> dict
 def published(params: MultiTeacher, experiment: str, metric: str, *by: str) -> dict[Any, float]:
     """The published values of a metric by one of the columns, or by several (tuples); nothing for
     other data than theirs, or where the table, a file of the repository, is not at hand."""
-    if params.data != "fashion_mnist" or not PUBLISHED.exists():
+    table = literature.at_hand("multi_teacher")
+    if params.data != "fashion_mnist" or table.empty:
         return {}
-    table = read_published()
     table = table[(table["experiment"] == experiment) & (table["metric"] == metric)]
     return table.set_index(list(by))["value"].to_dict()
-
-
-def read_published() -> pd.DataFrame:
-    """The study's published numbers, one a line (results/published)."""
-    return pd.read_csv(PUBLISHED)
 
 
 def _beside_published(table: pd.DataFrame, params: MultiTeacher) -> pd.DataFrame:

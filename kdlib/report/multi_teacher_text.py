@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.report.multi_teacher_tables import read_published
+from kdlib.report.literature import read
 from kdlib.report.text import DIGITS, readable, seeds_note
 from kdlib.studies.multi_teacher import MultiTeacher
 
@@ -87,7 +87,7 @@ def _ours(params: MultiTeacher) -> str:
 
 def _repeats() -> list[str]:
     """How far published runs of one thing, the student without teachers, are apart."""
-    table = read_published()
+    table = read("multi_teacher")
     same = (table["student"] == "student") & (table["metric"] == "test_acc_final")
     found = sorted(table.loc[same & (table["lambda"] == 0), "value"])
     return [

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,11 @@ import torch
 
 from kdlib import models
 from kdlib.config import Run
+from kdlib.report import literature
 from kdlib.report.tables import METRICS, means, missing, present
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import ENSEMBLE, STUDENT, TEACHER, OverlappingTeachers
-
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "overlapping_teachers.csv"
-
 
 ERRORS = ("inside", "between")
 NO_KD, ORACLE, UNTOLD = "no KD", "teachers, oracle", "teachers, label_free"
@@ -261,9 +258,9 @@ def _student(labels: Mapping[str, Any]) -> str | None:
 def published(role: str, classes: Sequence[str]) -> float:
     """The published accuracy of a teacher or student of these classes, or on one class; NaN where
     there is none."""
-    if not PUBLISHED.exists():
+    table = literature.at_hand("overlapping_teachers")
+    if table.empty:
         return np.nan
-    table = pd.read_csv(PUBLISHED)
     same = table["classes"].map(lambda text: set(text.split()) == set(classes))
     found = table.loc[same & (table["role"] == role), "acc_percent"]
     return found.iloc[0] / 100 if len(found) else np.nan

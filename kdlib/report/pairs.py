@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from kdlib.config import fingerprint
-from kdlib.report.tables import PUBLISHED, over_seeds
+from kdlib.report.literature import FOLDER
+from kdlib.report.tables import over_seeds
 from kdlib.store import Row, read_row
 from kdlib.studies.published_claims import Comparison
 
 DIGITS = "digits"
-RESULTS = PUBLISHED.parents[1]
+RESULTS = FOLDER.parent
 SETTING = ["setting", "effect", "effect_ci95", "seeds"]
 # Facts that say what a difference was measured on; `seed` and `profile` pair, too.
 SCALE = ("profile", "data", "imbalance_factor", "image_size", "classes", "model", "teachers",

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from scipy import stats
 from kdlib import metrics
 from kdlib.config import Run
 from kdlib.grid import NO_KD
+from kdlib.report import literature
 from kdlib.store import Row
 
 METRICS = ["acc", "nll", "ece"]
@@ -22,7 +22,6 @@ PLAIN = ["ece_floor", "acc_selected", "ece_selected", "kd_share_first", "kd_shar
 NUMBERS = METRICS + PLAIN  # of a run; a cell has intervals of the metrics, plain means of the rest
 # What an effect of a factor is measured against.
 REFERENCE = {"kd_method": NO_KD, "teacher_loss": "ce", "student_loss": "ce", "mixup": False}
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "kd_calibration.csv"
 CELL = list(REFERENCE)
 PAIR = CELL[1:]
 
@@ -152,18 +151,16 @@ def teacher_student_means(cells: pd.DataFrame) -> pd.DataFrame:
     return means.assign(harmonic=scores[len(scored) :])
 
 
-def published(
-    cells: pd.DataFrame, data: str, imbalance_factor: float | None, path: Path = PUBLISHED
-) -> pd.DataFrame:
+def published(cells: pd.DataFrame, data: str, imbalance_factor: float | None) -> pd.DataFrame:
     """The cells with `acc_published` and `ece_published`, what the original study published.
 
     NaN where it has no such cell, or where its table, a file of the repository, is not at hand. Its
     ECE is a mean over mini-batches, which lies above the ECE of the whole test set.
     """
     theirs = ["acc_published", "ece_published"]
-    if not path.exists():
+    table = literature.at_hand("kd_calibration").rename(columns={"ece": "ece_published"})
+    if table.empty:
         return cells.assign(**dict.fromkeys(theirs, np.nan))
-    table = pd.read_csv(path).rename(columns={"ece": "ece_published"})
     table = table[(table["data"] == data) & (table["imbalance_factor"] == imbalance_factor)]
     table = table.assign(acc_published=table["acc_percent"] / 100)
     return cells.merge(table[[*CELL, *theirs]], on=CELL, how="left")

@@ -5,15 +5,14 @@ and "X + DMFL" are two runs of one training: what they differ by is noise.
 """
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
 from kdlib.grid import NO_KD
+from kdlib.report import literature
 from kdlib.report.self_distillation.tables import CELL
 from kdlib.studies.self_distillation import PARTS, SUBSETS
 
-PUBLISHED = Path(__file__).parents[3] / "results" / "published" / "self_distillation.csv"
 THEIRS = ["top1_error", "top5_error", "nll", "ece_10", "aurc"]
 SMALLEST = "resnet18"
 READ = {
@@ -23,18 +22,18 @@ READ = {
 }
 
 
-def published_cells(path: Path = PUBLISHED) -> pd.DataFrame:
+def published_cells() -> pd.DataFrame:
     """The published cells (CIFAR-100, 300 epochs, one seed) in our names and units: fractions, ECE
     of 10 bins, AURC x1000; empty where the file of the repository is not at hand."""
-    if not path.exists():
+    table = literature.at_hand("self_distillation")
+    if table.empty:
         return pd.DataFrame(columns=["data", *CELL, *THEIRS])
-    table = pd.read_csv(path)
-    for name, column in (
-        ("top1_error", "top1_error_percent"),
-        ("top5_error", "top5_error_percent"),
-        ("ece_10", "ece_percent"),
-    ):
-        table[name] = table[column] / 100
+    fractions = {
+        "top1_error": "top1_error_percent",
+        "top5_error": "top5_error_percent",
+        "ece_10": "ece_percent",
+    }
+    table = table.assign(**{name: table[column] / 100 for name, column in fractions.items()})
     return table[["data", *CELL, *THEIRS]]
 
 
