@@ -141,6 +141,27 @@ def test_a_difference_settles_where_its_sign_last_turned(pilot):
             assert line[f"{metric}_settled"] == expected
 
 
+def test_how_far_sizes_still_move_is_told(pilot):
+    params, rows = pilot
+    found = report.tables(rows, params)
+    table = found["differences"]
+    for metric, digits, scale in (("acc", 2, 100), ("ece", 3, 1)):
+        for length in (10, 20):
+            gaps = []
+            for name in table["difference"].unique():
+                own = table[table["difference"] == name].set_index("epochs")[f"{metric}_effect"]
+                gaps.append(abs(own[length] - own[40]))
+            unit = " points" * (metric == "acc")
+            (told,) = (
+                text for text in report.answer(found, params)
+                if text.startswith(f"Sizes still move: {report.WORDS[metric][0]} until 40 epochs")
+            )  # fmt: skip
+            assert f"{scale * max(gaps):.{digits}f}{unit} from {length}" in told
+    one = params_of(seeds=[0], lengths=[10])
+    answer = report.answer(report.tables([fake_row(run) for run in runs(one)], one), one)
+    assert not any("Sizes still move" in text for text in answer)
+
+
 def test_what_the_section_says_is_in_its_tables(pilot, tmp_path):
     params, rows = pilot
     page = report.write(rows, params, tmp_path)

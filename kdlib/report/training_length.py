@@ -161,9 +161,11 @@ def settled_at(signs: Mapping[int, int]) -> int:
 
 
 def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[str]:
-    """From which length on signs stay, and what KD does against no KD at each."""
-    texts = [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
+    """From which length on signs stay, how far sizes still move, and what KD does against no KD at
+    each length."""
     table = found["differences"]
+    texts = [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
+    texts += [_moves(table, metric) for metric in JUDGED if table["epochs"].nunique() > 1]
     for name, part in table[table["in"] == AGAINST_NONE].groupby("difference", sort=False):
         acc = ", ".join(f"{100 * value:+.1f}" for value in part["acc_effect"])
         ece = ", ".join(f"{value:+.3f}" for value in part["ece_effect"])
@@ -187,6 +189,18 @@ def _settled(table: pd.DataFrame, metric: str, longest: int) -> str:
         f"In {word} {len(late)} of {len(table)} differences still turn on the way to {longest} "
         f"epochs, beyond {margin}: {'; '.join(late)}."
     )
+
+
+def _moves(table: pd.DataFrame, metric: str) -> str:
+    """How far a difference moves at most from each length to the longest."""
+    word, unit, scale = WORDS[metric]
+    sizes = table.pivot(index="difference", columns="epochs", values=f"{metric}_effect")
+    longest = sizes.columns.max()
+    moves = sizes.drop(columns=longest).sub(sizes[longest], axis=0).abs().max() * scale
+    told = ", ".join(
+        f"{move:.{2 if scale > 1 else 3}f}{unit} from {length}" for length, move in moves.items()
+    )
+    return f"Sizes still move: {word} until {longest} epochs by up to {told} epochs on."
 
 
 def title(params: TrainingLength) -> str:
