@@ -458,9 +458,16 @@ def test_one_seed_is_descriptive_and_digits_come_last():
 
 def test_a_sentence_names_the_largest_effects_and_counts_the_others():
     names = [f"method{at}" for at in range(7)]
-    assert practice._listed(names) == "method0, method1, method2, method3 and 3 more"
-    assert practice._listed(names[:2]) == "method0 and method1"
-    assert practice._listed([]) == ""
+    rows = []
+    for name, seed in itertools.product(["none", *names], SEEDS):
+        gain = 0.0 if name == "none" else 0.1 - 0.01 * int(name[-1])
+        one = row(name, "ce", seed, 0.7 + gain)
+        one["labels"] = {"method": name, "role": "student"}
+        rows.append({**one, "folder": "04_self_distillation"})
+    first, second = practice.sentences("self_distillation", entries(rows), load_claims())
+    assert "rises with method0 (+10.00 ± 0.00 points), method1 (+9.00" in first
+    assert first.endswith("method3 (+7.00 ± 0.00 points) and 3 more.")
+    assert second.endswith("worse in neither: method0, method1, method2, method3 and 3 more.")
 
 
 # --- what it costs ---------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def learning_curves(table: pd.DataFrame, title: str) -> Figure:
     table = table.assign(val_acc=100 * table["val_acc"])
     groups, colours = list(table.groupby("cell", sort=False)), sns.color_palette("colorblind")
     most = table["seed"].nunique()
-    with canvas(2, (8.4, 3.4)) as (figure, panels):
+    with canvas(2, (8.8, 3.9)) as (figure, panels):
         for axes, (column, label) in zip(panels, axis.items(), strict=True):
             for (cell, part), colour in zip(groups, itertools.cycle(colours), strict=False):
                 means = part.groupby("epoch")[column].mean()
@@ -114,7 +114,7 @@ def learning_curves(table: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = panels[1].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=LABEL)
+        figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=LABEL)
         figure.suptitle(title, fontsize=10)
     return figure
 

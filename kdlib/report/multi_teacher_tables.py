@@ -10,7 +10,7 @@ from torch import nn
 from kdlib import models
 from kdlib.config import Run
 from kdlib.report import literature
-from kdlib.report.tables import over_seeds, present
+from kdlib.report.tables import means, present
 from kdlib.store import Row
 from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, runs
 
@@ -93,7 +93,7 @@ def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     lines = []
     for key, group in table.groupby(_cell(table), sort=False):
         line = dict(zip(_cell(table), key, strict=True)) | {"seeds": int(group["acc"].count())}
-        line |= _means(group, [*TEST, *SCALED, *FIDELITY]) | group[PLAIN].mean().to_dict()
+        line |= means(group, names=[*TEST, *SCALED, *FIDELITY]) | group[PLAIN].mean().to_dict()
         line["teacher_views"] = "; ".join(group["teacher_views"].dropna().unique())
         line["flags"] = "; ".join(dict.fromkeys(group["flags"].explode().dropna()))
         lines.append(line | {"runs": "; ".join(group["id"])})
@@ -102,13 +102,6 @@ def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
 
 def _cell(table: pd.DataFrame) -> list[str]:
     return [name for name in ("student", "method", "lambda") if name in table]
-
-
-def _means(group: pd.DataFrame, names: Sequence[str], suffix: str = "") -> dict[str, float]:
-    line = {}
-    for name in names:
-        line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(group[name])
-    return line
 
 
 def effects(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
@@ -143,7 +136,7 @@ def _differences(pairs: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     lines = []
     for values, group in gaps.groupby(list(key), sort=False):
         line = dict(zip(key, values, strict=True)) | {"seeds": int(group["acc"].count())}
-        lines.append(line | _means(group, EFFECTS, "_effect"))
+        lines.append(line | means(group, "_effect", EFFECTS))
     return pd.DataFrame(lines)
 
 
@@ -165,11 +158,11 @@ def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
             for row in of_model
         )
         values["diversity"] = pd.Series([found["diversity"][place] for found in together])
-        lines.append(line | _means(values, TEACHER_NUMBERS))
+        lines.append(line | means(values, names=TEACHER_NUMBERS))
     for pool in ("probs", "logits") if together else ():
         values = pd.DataFrame(one["ensemble"][pool] for one in together)
         line = {"teacher": ENSEMBLE.format(pool), "seeds": len(together)}
-        lines.append(line | _means(values, [*TEST, "ece_floor"]))
+        lines.append(line | means(values, names=[*TEST, "ece_floor"]))
     table = pd.DataFrame(lines)
     if table.empty:
         return table

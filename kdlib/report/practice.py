@@ -24,6 +24,7 @@ from kdlib.report.pairs import (
     seed_differences,
 )
 from kdlib.report.tables import over_seeds
+from kdlib.report.text import listed
 from kdlib.studies.published_claims import Claims, Comparison
 
 SHOWN = 4  # options that a sentence names
@@ -174,7 +175,7 @@ def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
             if _gains(line)
         ]
         on = f" ({own[where]})" if own[where] else ""
-        told.append(f"What helped{on}: {_listed(gained) or 'nothing'}.")
+        told.append(f"What helped{on}: {listed(gained, SHOWN) or 'nothing'}.")
     return told
 
 
@@ -203,7 +204,7 @@ def _told(part: pd.DataFrame, where: str) -> list[str]:
     good = [line["option"] for line in part.to_dict("records") if _gains(line)]
     ending = (
         f"; clearly better in one of the two and clearly worse in neither: "
-        f"{_listed(good) or 'nothing'}"
+        f"{listed(good, SHOWN) or 'nothing'}"
         if seeds > 1
         else ""
     )
@@ -224,7 +225,7 @@ def _moved(part: pd.DataFrame, metric: str) -> str:
         kind = _direction(line, metric)
         kinds[kind].append(line["option"] + f" ({_effect(line, metric)})" * bool(kind))
     told = [
-        f"{word} {_listed(kinds[kind])}"
+        f"{word} {listed(kinds[kind], SHOWN)}"
         for kind, word in ((1, "rises with"), (-1, "falls with"), (0, "does not clearly move with"))
         if kinds[kind]
     ]
@@ -247,10 +248,3 @@ def _gains(line: dict[str, Any]) -> bool:
 def _effect(line: dict[str, Any], metric: str) -> str:
     found = {end: line[f"{metric}_{end}"] for end in ("effect", "effect_ci95")}
     return answers.effect(found | {"metric": metric.rpartition(".")[2]})
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first SHOWN names, and how many more there are; empty for none."""
-    shown = list(names[:SHOWN])
-    shown += [f"{len(names) - SHOWN} more"] * (len(names) > SHOWN)
-    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))

@@ -4,7 +4,7 @@
 (`kdlib.grid`). A run without a row is never averaged away: it leaves NaN in what it belongs to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,8 @@ def present(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
 
 def missing(rows: Sequence[Row], runs: Sequence[Run]) -> list[str]:
     """The ids of the runs that have no row."""
-    return [run.id for run in runs if run.id not in {row["id"] for row in rows}]
+    found = {row["id"] for row in rows}
+    return [run.id for run in runs if run.id not in found]
 
 
 def run_table(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
@@ -101,10 +102,12 @@ def intervals(values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     return values[METRICS].mean(), values[METRICS].std() * stats.t.ppf(0.975, n - 1) / np.sqrt(n)
 
 
-def means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
-    """Each metric's mean over seeds with its interval; by_seed has one line a seed."""
-    line = {}
-    for name in METRICS:
+def means(
+    by_seed: pd.DataFrame, suffix: str = "", names: Iterable[str] = METRICS
+) -> dict[str, float]:
+    """The mean over seeds of each named column with its interval; by_seed has one line a seed."""
+    line: dict[str, float] = {}
+    for name in names:
         line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(by_seed[name])
     return line
 

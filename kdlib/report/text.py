@@ -124,6 +124,19 @@ def number(value: float, half: float, scale: float, digits: int, signed: bool) -
     return text if pd.isna(half) else f"{text} ± {scale * half:.{digits}f}"
 
 
+def listed(words: Sequence[str], most: int | None = None) -> str:
+    """Words as in a sentence; after `most` of them, how many more there are.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', '')
+    >>> listed(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    shown = list(words[:most])
+    shown += [f"{len(words) - len(shown)} more"] * (len(words) > len(shown))
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
 def word(value: Any) -> str:
     """A label or its value as readers know it: switches are on or off, nothing stands for NaN."""
     if pd.isna(value):

@@ -12,7 +12,7 @@ import pandas as pd
 from kdlib import evaluate
 from kdlib.grid import NO_KD
 from kdlib.report.self_distillation.words import effect_name, method_name
-from kdlib.report.text import NUMBERS, VERDICT_SEEDS, number, seeds_note
+from kdlib.report.text import NUMBERS, VERDICT_SEEDS, listed, number, seeds_note
 from kdlib.studies.self_distillation import SUBSETS, SelfDistillation
 
 Line = Mapping[str, Any]
@@ -215,15 +215,6 @@ def sides(
             shown = ["all"]
         texts += [f"{side} with {listed(shown)}"] * bool(shown)
     return ", ".join(texts)
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as in a sentence.
-
-    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
-    ('a, b and c', 'a', '')
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _side(line: Line, key: str) -> str:

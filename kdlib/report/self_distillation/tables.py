@@ -12,7 +12,7 @@ from kdlib import evaluate, models
 from kdlib.config import Run
 from kdlib.grid import NO_KD
 from kdlib.registry import MODELS
-from kdlib.report.tables import over_seeds
+from kdlib.report.tables import means
 from kdlib.store import Row
 from kdlib.studies.self_distillation import PARTS, SUBSETS, SelfDistillation
 
@@ -62,10 +62,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def _means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
     """Seeds, and each column's mean over them with its interval; by_seed has one line a seed."""
-    line: dict[str, float] = {"seeds": int(by_seed.iloc[:, 0].count())}
-    for name in by_seed:
-        line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(by_seed[name])
-    return line
+    return {"seeds": int(by_seed.iloc[:, 0].count())} | means(by_seed, suffix, list(by_seed))
 
 
 def versus_baseline(table: pd.DataFrame) -> pd.DataFrame:
