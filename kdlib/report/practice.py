@@ -38,7 +38,12 @@ NAMES = {
     "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
     "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
     "kd": "KD", "crd": "CRD", "rkd": "RKD", "at": "AT", "byot": "BYOT", "dmfl": "DMFL",
-    "camkd": "CAMKD", "ca_mkd": "CA-MKD",
+    "camkd": "CAMKD", "ca_mkd": "CA-MKD", "camkd_hints": "CAMKD's hints alone",
+    "camkd_equal": "CAMKD with equal weights", "centroid": "the mean of the teachers' logits",
+    "centroid_weight1": "the mean of the teachers' logits at weight 1",
+    "best": "the best teacher of a batch", "restricted_kd": "restricted KD",
+    "label_free": "the label-free rule", "mean": "the mean of the teachers that know the class",
+    "per_class": "the per-class mean of those that know the class",
 }  # fmt: skip
 
 
@@ -150,7 +155,7 @@ def _name(level: Any) -> str:
     """An option for readers.
 
     >>> _name("pskd+byot"), _name("restricted_kd")
-    ('PS-KD + BYOT', 'restricted kd')
+    ('PS-KD + BYOT', 'restricted KD')
     """
     return " + ".join(NAMES.get(part, part.replace("_", " ")) for part in str(level).split("+"))
 
