@@ -34,12 +34,12 @@ PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
 (params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
 each seed, and the mean of all settings that the claim leaves open, whose ends stand beside it; its
-95 % interval is over seeds, on one fixed test set. A claim holds where the interval lies wholly beyond the
-margin on the claimed side, and does not hold where it lies wholly below it: so an effect smaller
-than the margin does not hold, and where the reverse is beyond the margin, that is said. It is
-undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p is
-of the t test against the margin, beside it adjusted after Holm over all claims of the study, those
-not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
+95 % interval is over seeds, on one fixed test set. A claim holds where the interval lies wholly
+beyond the margin on the claimed side, and does not hold where it lies wholly below it: so an effect
+smaller than the margin does not hold, and where the reverse is beyond the margin, that is said. It
+is undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p
+is of the t test against the margin, beside it adjusted after Holm over all claims of the study,
+those not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
 SETTINGS = """Methods may differ more between settings than between each other: KD hands down its
 teacher's prior, so a student of balanced softmax loses its own under a teacher of cross-entropy.
 These are descriptive: no verdict, no adjustment for their number."""
