@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from kdlib.config import (
-    DEFAULT_AUGMENT,
     Augment,
     Given,
     Params,
@@ -20,6 +19,7 @@ from kdlib.config import (
     StudyParams,
     resolve_options,
 )
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.registry import LABEL_LOSSES, STUDIES, TARGETS, TERMS, Entry, Registry, suggest
 
 NO_KD = "none"
@@ -245,10 +245,15 @@ def _base(params: Params, seed: int, stem: str) -> dict[str, Any]:
 def base(params: StudyParams, seed: int, stem: str) -> dict[str, Any]:
     """The fields of a run that every run of a seed has in common; stem: of its notebook."""
     same = ("data", "image_size", "imbalance_factor", "val_fraction", "precision", "compile")
-    augment = params.augment or DEFAULT_AUGMENT.get(params.data, Augment(crop=4, flip=True))
+    augment = params.augment or _default_augment(params.data)
     folder = f"{stem}/{params.setting}" if params.setting else stem
     own = {"seed": seed, "augment": augment, "folder": folder}
     return {key: getattr(params, key) for key in same} | own
+
+
+def _default_augment(data: str) -> Augment:
+    known = KNOWN_SETS.get(data)
+    return Augment(crop=known.crop, flip=known.flip) if known else Augment(crop=4, flip=True)
 
 
 def restrict(params: StudyParams, runs: Sequence[Run], axes: Mapping[str, str]) -> StudyParams:

@@ -12,22 +12,13 @@ from kdlib.data import (
     subset,
     subset_selection,
 )
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.pipeline import Lab
-from kdlib.studies.class_names import CLASS_NAMES
-
-# (classes, side, channels, training images, test images), where a set's file is not here
-SHAPES = {
-    "mnist": (10, 28, 1, 60_000, 10_000),
-    "fashion_mnist": (10, 28, 1, 60_000, 10_000),
-    "cifar10": (10, 32, 3, 50_000, 10_000),
-    "cifar100": (100, 32, 3, 50_000, 10_000),
-    "tiny_imagenet": (200, 64, 3, 100_000, 10_000),
-}
 
 
 def measurable(run: Run, params: StudyParams) -> bool:
     """Whether the run's data are here or of a known shape."""
-    return run.data in SHAPES or run.data in names(params.data_dir)
+    return run.data in KNOWN_SETS or run.data in names(params.data_dir)
 
 
 def data_of(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:
@@ -35,15 +26,15 @@ def data_of(lab: Lab, run: Run) -> tuple[ImageSet, Selection]:
     try:
         return lab.record(run), lab.selection(run)
     except (OSError, UnknownSetError):
-        if run.data not in SHAPES:
+        if run.data not in KNOWN_SETS:
             raise
-    classes, side, channels, *sizes = SHAPES[run.data]
-    known, side = CLASS_NAMES.get(run.data, range(classes)), run.image_size or side
+    known = KNOWN_SETS[run.data]
+    names, side = known.class_names or range(known.classes), run.image_size or known.side
     draws, arrays = np.random.default_rng(0), []
-    for size in sizes:
-        shape = (size, side, side, channels)
-        arrays += [draws.integers(0, 256, shape, np.uint8), np.arange(size) % classes]
-    record = ImageSet(run.data, *arrays, tuple(map(str, known)), {"train": "", "test": ""})
+    for size in (known.train, known.test):
+        shape = (size, side, side, known.channels)
+        arrays += [draws.integers(0, 256, shape, np.uint8), np.arange(size) % known.classes]
+    record = ImageSet(run.data, *arrays, tuple(map(str, names)), {"train": "", "test": ""})
     selection = select(record, run.imbalance_factor, run.val_fraction, run.seed)
     if run.classes is None:
         return record, selection

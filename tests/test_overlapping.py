@@ -14,12 +14,12 @@ import torch
 from kdlib import Lab, data, grid, losses, models, objectives, plots
 from kdlib.augment import Stream
 from kdlib.config import load_settings
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.losses.multi_teacher import RULES
 from kdlib.plots import overlapping as figures
 from kdlib.report import overlapping as report
 from kdlib.report import overlapping_text
 from kdlib.studies import overlapping as study
-from kdlib.studies.class_names import CLASS_NAMES
 from kdlib.teachers import FrozenTeachers
 from kdlib.train import build_network, loop
 from kdlib.types import Batch, Clock, Forward, Mix, View
@@ -45,7 +45,7 @@ def settings(profile):
 
 def test_the_maps_are_derived_as_published():
     task = settings("cifar_small")["task_a"]
-    assert [CLASS_NAMES["cifar100"].index(name) for name in study.union(task)] == [
+    assert [KNOWN_SETS["cifar100"].class_names.index(name) for name in study.union(task)] == [
         0, 47, 51, 52, 53, 54, 56, 57, 59, 62, 70, 82, 83, 92, 96,
     ]  # fmt: skip
     run = next(run for run in study.student_runs(task) if run.teachers)
@@ -87,14 +87,24 @@ def test_names_and_ids_say_the_same():
     assert [run.id for run in study.runs(by_id)] == [run.id for run in study.runs(by_name)]
 
 
-def test_class_names_are_those_of_the_sets(digits):
-    assert CLASS_NAMES["digits"] == digits.classes
+def test_what_is_known_of_the_sets_is_true_of_them(digits):
+    check_known(digits)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", sorted(set(CLASS_NAMES) - {"digits"}))
-def test_class_names_are_those_of_the_real_sets(name):
-    assert CLASS_NAMES[name] == data.load(name).classes
+@pytest.mark.parametrize("name", sorted(set(KNOWN_SETS) - {"digits", "tiny_imagenet"}))
+def test_what_is_known_of_the_real_sets_is_true_of_them(name):
+    check_known(data.load(name))
+
+
+def check_known(record):
+    known = KNOWN_SETS[record.name]
+    assert known.class_names == record.classes
+    assert known.classes == record.num_classes
+    assert known.fingerprints == record.fingerprint
+    for split in ("train", "test"):
+        size = (getattr(known, split), known.side, known.side, known.channels)
+        assert getattr(record, f"{split}_images").shape == size
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from kdlib.config.loading import load_params, load_settings, merge
 from kdlib.config.schema import (
-    DEFAULT_AUGMENT,
     Augment,
     Control,
     Count,
@@ -23,7 +22,6 @@ from kdlib.config.schema import (
 )
 
 __all__ = [
-    "DEFAULT_AUGMENT",
     "Augment",
     "Control",
     "Count",

@@ -63,10 +63,6 @@ class Augment(Strict):
     flip: bool = False
 
 
-# What a set is augmented with unless its params file says otherwise: digits are not mirrored.
-DEFAULT_AUGMENT = {"digits": Augment(crop=1), "mnist": Augment(crop=2)}
-
-
 class Recipe(Strict):
     """How a network is optimised. lr None: 0.1 for a batch of 128, in proportion to the batch.
 

@@ -8,21 +8,10 @@ import numpy as np
 from kdlib.data import sources
 from kdlib.data.records import ImageSet, check_name, from_arrays
 from kdlib.data.torch_files import from_torch_files
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.registry import suggest
 
-FINGERPRINTS = {  # native size, canonical order: by (label, sha256 of the pixels)
-    ("digits", "train"): "c5799f8494de67e6a882ff2b8e1b013be311d0bc9492b77a7bdcba86a0e8a939",
-    ("digits", "test"): "922d7645483d8754b61cd3129389e926eff40a725a350285e68a355645c52448",
-    ("mnist", "train"): "b6de67243e940fa9f2327219c655bb424baddb4362e6fa55a826bac7447a9051",
-    ("mnist", "test"): "5e5cfb3a0f4c65879ed7758e025a1eb81971037711813cbefc739866cfd43286",
-    ("fashion_mnist", "train"): "47e44f434492e8eb026e749de2d54dd4a5345c2010a98e7d78be5b71a142f0fc",
-    ("fashion_mnist", "test"): "1e6d0a6b4683083eb27fffb91481ce947a3862871e4d798b0e4c72a5b9a7186a",
-    ("cifar10", "train"): "a81e268a1ca3ccf1cfbfa1bed691cc010f64afed1d85b1cb4e13dcee23612c68",
-    ("cifar10", "test"): "da95e18d3ada689686285abc38a974a560f158b44aa07bba7c8db040142fbf6c",
-    ("cifar100", "train"): "5145baf39cc1961884ebb54b614087025525b001611f205ae6ec0dffbc8edbfd",
-    ("cifar100", "test"): "29d1e938bb73abed72fb1b71e3de513928b024669445a2461395e1a66264ff16",
-}
-KNOWN = ("digits", *sources.TORCHVISION)
+KNOWN = tuple(name for name, one in KNOWN_SETS.items() if name == "digits" or one.torchvision)
 
 
 class UnknownSetError(LookupError):
@@ -105,7 +94,7 @@ def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
         return sources.from_tree(name, folder / name, image_size)
     if any((folder / name).glob("*_train.pth")):
         return from_torch_files(name, folder / name)
-    if name in sources.TORCHVISION:
+    if name in KNOWN:
         record = sources.download(name, folder)
         save_npz(record, folder)
         return record
@@ -117,8 +106,9 @@ def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
 
 
 def _verify(record: ImageSet, folder: Path) -> None:
+    known = KNOWN_SETS[record.name].fingerprints if record.name in KNOWN_SETS else {}
     for split, found in record.fingerprint.items():
-        expected = FINGERPRINTS.get((record.name, split), found)
+        expected = known.get(split, found)
         if found != expected:
             raise ValueError(
                 f"{record.name!r} in {folder.absolute()}: the {split} fingerprint is {found}, "

@@ -6,14 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.data.records import ImageSet, canonical, from_arrays
+from kdlib.known_sets import KNOWN_SETS
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-TORCHVISION = {
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-}
 
 
 def digits() -> ImageSet:
@@ -70,7 +65,7 @@ def download(name: str, folder: Path) -> ImageSet:
     try:
         from torchvision import datasets
 
-        build = getattr(datasets, TORCHVISION[name])
+        build = getattr(datasets, KNOWN_SETS[name].torchvision)
         splits = [build(folder, train=train, download=True) for train in (True, False)]
     except (ImportError, OSError, RuntimeError) as error:
         raise OSError(

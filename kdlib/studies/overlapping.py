@@ -16,8 +16,8 @@ from kdlib import grid
 from kdlib.config import Augment, Count, Given, Positive, Recipe, Run, Share, StudyParams
 from kdlib.config.schema import Names, Seeds, Strict, Switches
 from kdlib.grid import NO_KD
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.registry import MODELS, STUDIES, suggest
-from kdlib.studies.class_names import CLASS_NAMES
 
 STEM = "06_overlapping_teachers"
 TEACHER, ENSEMBLE, STUDENT = "teacher", "ensemble", "student"
@@ -144,11 +144,12 @@ def union(params: OverlappingTeachers) -> tuple[str, ...]:
 
 
 def _class_names(params: OverlappingTeachers) -> tuple[str, ...]:
-    names = params.class_names or CLASS_NAMES.get(params.data)
+    known = {name: one.class_names for name, one in KNOWN_SETS.items() if one.class_names}
+    names = params.class_names or known.get(params.data)
     if names is None:
-        known = ", ".join(CLASS_NAMES)
         raise ValueError(
-            f"class_names: the names of {params.data!r}, in its order, are needed (known: {known})"
+            f"class_names: the names of {params.data!r}, in its order, are needed "
+            f"(known: {', '.join(known)})"
         )
     return names
 
