@@ -35,7 +35,6 @@ Kind = tuple[Any, ...]
 Asked = tuple[Run, StudyParams]
 
 WINDOW, BRIEF = 0.15, 0.05  # seconds a measurement lasts, if one call is not longer
-PROBED_EPOCHS, PROBED_STEPS = 2, 5  # the first and last epoch also measure how strongly KD pulls
 IMAGES = 500  # that a measured prediction is made of
 CACHED = 2000  # training images whose teachers' logits are cached in a measurement
 GROWTH = 3.3  # bytes that a cohort takes for each byte of its images (benchmarks.growth)
@@ -73,7 +72,7 @@ class Cost:
         """Seconds of a run's own work."""
         recipe = run.recipe
         steps = recipe.epochs * self.steps_an_epoch
-        probed = min(recipe.epochs, PROBED_EPOCHS) * min(PROBED_STEPS, self.steps_an_epoch)
+        probed = train.probed_steps(recipe.epochs, self.steps_an_epoch)
         looks = -(-recipe.epochs // recipe.eval_every)
         training = self.setup + probed * self.probed + (steps - probed) * self.step
         return training + looks * self.look + self.end
@@ -177,8 +176,7 @@ class _Bench:
 
     def cohort(self, run: Run, size: int = 1) -> train.Cohort:
         """So many students of a run, that has an epoch between the first and the last."""
-        recipe = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
-        runs = [run.model_copy(update={"recipe": recipe})] * size
+        runs = [train.with_unprobed(run)] * size
         selection = self.few if train.caches(run) else self.selection
         return train.Cohort(runs, self.record, selection, self.teachers, self.device)
 

@@ -20,7 +20,7 @@ from kdlib.data import ImageSet, Selection
 from kdlib.device import check_precision
 from kdlib.pipeline import Lab
 from kdlib.plan import plan
-from kdlib.train import Cohort, build_network, check_replay
+from kdlib.train import Cohort, build_network, check_replay, kept_threads, with_unprobed
 
 WARM = 2  # steps at the start of a measurement that do not count: memory, and what compiles
 COHORTS = (1, 4, 8, 16)
@@ -83,9 +83,7 @@ class Case:
         execution: Execution,
         steps: int,
     ):
-        # Three epochs, so that there is one between the first and the last, which are probed.
-        changes = {"recipe": runs[0].recipe.model_copy(update={"epochs": 3})}
-        self.runs = [run.model_copy(update=changes) for run in runs]
+        self.runs = list(map(with_unprobed, runs))
         self.record, self.selection, self.device = record, selection, device
         self.execution, self.steps = execution, steps
 
@@ -138,17 +136,13 @@ class Case:
         same = {key: options[key] for key in ("precision", "compile")}
         runs = [run.model_copy(update=same) for run in runs]
         check_precision(options["precision"], self.device)
-        before = torch.get_num_threads()
-        torch.set_num_threads(options["threads"])
-        try:
+        with kept_threads(options["threads"]):
             cohort = Cohort(
                 runs, self.record, self.selection, self.teachers(), self.device,
                 options["cuda_graphs"],
             )  # fmt: skip
             meet()
             return step_seconds(cohort, self.steps, Stopwatch(self.device)) / len(runs)
-        finally:
-            torch.set_num_threads(before)
 
     def measure(self, keys: Mapping[str, Any]) -> float:
         """The same, side by side in several processes where `keys` has "jobs"."""

@@ -5,7 +5,16 @@ cohort ends as it would alone, and one that was interrupted as if it had not bee
 """
 
 from kdlib.train.graphs import check_replay
-from kdlib.train.loop import VERSION, Cohort, caches, fit, learning_rate
+from kdlib.train.loop import (
+    VERSION,
+    Cohort,
+    caches,
+    fit,
+    kept_threads,
+    learning_rate,
+    probed_steps,
+    with_unprobed,
+)
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
 from kdlib.train.student import Progress, Trained
 from kdlib.train.timing import clock_of, latency_ms, seconds_an_epoch
@@ -21,10 +30,13 @@ __all__ = [
     "check_replay",
     "clock_of",
     "fit",
+    "kept_threads",
     "latency_ms",
     "learning_rate",
     "network_shape",
     "predict",
     "predict_heads",
+    "probed_steps",
     "seconds_an_epoch",
+    "with_unprobed",
 ]

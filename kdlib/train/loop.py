@@ -45,6 +45,19 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def probed_steps(epochs: int, steps: int) -> int:
+    """How many steps of a training of `epochs` of so many steps also measure how strongly the other
+    terms pull: the first of the first and of the last epoch."""
+    return min(epochs, 2) * min(PROBED_BATCHES, steps)
+
+
+def with_unprobed(run: Run) -> Run:
+    """The run, with an epoch that is neither its first nor its last, in which nothing is probed: to
+    be timed."""
+    recipe = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
+    return run.model_copy(update={"recipe": recipe})
+
+
 @contextlib.contextmanager
 def kept_threads(count: int) -> Iterator[None]:
     """So many threads inside, as many as before after it."""

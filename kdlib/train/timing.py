@@ -15,7 +15,7 @@ from torch import nn
 
 from kdlib.config import Run
 from kdlib.data import ImageSet, Selection
-from kdlib.train.loop import Cohort, kept_threads
+from kdlib.train.loop import Cohort, kept_threads, with_unprobed
 
 
 def seconds_an_epoch(
@@ -109,15 +109,14 @@ class _Lane:
         device: str,
         steps: int,
     ):
-        epochs = run.recipe.model_copy(update={"epochs": max(3, run.recipe.epochs)})
-        self.run = run.model_copy(update={"recipe": epochs})
+        self.run = with_unprobed(run)
         indices, wanted = selection.train_indices, steps * run.recipe.batch_size
         spread = indices[:: max(1, len(indices) // wanted)][:wanted]  # of all classes
         few = replace(selection, train_indices=spread)
         self.cohort = Cohort([self.run], record, few, teachers, device)
 
     def round(self, clock: Callable[[], float]) -> float:
-        """Seconds of a step. Epoch 1 of 0, 1, 2, ...: the first and the last are probed."""
+        """Seconds of a step, of the second epoch."""
         started = clock()
         for draw in self.cohort.stream.draws(1, self.run.recipe.epochs):
             self.cohort.step(draw)
