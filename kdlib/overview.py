@@ -16,7 +16,7 @@ from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.report import audit, practice, readable
 from kdlib.report.answers import STUDIES, answer
-from kdlib.report.claims import ILLUSTRATION, NOT_RUN
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, UNDECIDED
 from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
@@ -82,10 +82,10 @@ class Overview:
     def with_advice(self, study: str, sentence: str) -> str:
         """A study's sentence and what helped in it; where no verdict stands, what its rows say."""
         own = self.verdicts[self.verdicts["study"] == study]
-        if own["verdict"].isin([NOT_RUN, ILLUSTRATION]).all():
-            advice = practice.sentences(study, self.found, self.claims)[:1]
-        else:
+        if own["verdict"].isin([HOLDS, FAILS, UNDECIDED]).any():
             advice = practice.helped(study, self.found, self.claims)
+        else:
+            advice = practice.sentences(study, self.found, self.claims)[:1]
         return " ".join([sentence, *advice])
 
     def figure(self) -> Figure:

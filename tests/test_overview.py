@@ -263,6 +263,9 @@ def test_a_study_without_a_verdict_says_what_its_rows_say():
         found = overview.Overview(claims, entries(taught(0.1), profile), [])
         own = found.with_advice("kd_calibration", "Said.")
         assert own.startswith("Said. On cifar10" if told else "Said. What helped: CRD of a ")
+    one = [each for each in taught(0.1) if each["run"]["seed"] == 0]  # too few for a verdict
+    found = overview.Overview(claims, entries(one, "cifar_small"), [])
+    assert "(1 seed, descriptive)" in found.with_advice("kd_calibration", "Said.")
     assert found.with_advice("multi_teacher", "Said.") == "Said."
 
 

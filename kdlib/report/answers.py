@@ -85,7 +85,8 @@ def _of_study(study: str, table: pd.DataFrame) -> str:
     shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
     if shared:
         fewest, most = (f"{number:.0f}" for number in measured["seeds"].agg(["min", "max"]))
-        text += f" ({shared}; {most if fewest == most else f'{fewest} to {most}'} seeds)"
+        seeds = most if fewest == most else f"{fewest} to {most}"
+        text += f" ({shared}; {seeds} seed{'s' * (most != '1')})"
     text += f": {_lower(_counts(table, 'claims'))}"
     for kind in (HOLDS, FAILS):
         lines = table[table["standing"] == kind].sort_values("p", kind="stable").to_dict("records")

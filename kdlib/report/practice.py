@@ -50,8 +50,8 @@ NAMES = {
 @dataclass(frozen=True)
 class Choice:
     """A label, its value for not choosing, the values that are options (None: all others, of KD
-    methods those registered and `variants`), labels that an option has beside it, how it is
-    called, and the losses of whose teachers are told."""
+    methods those registered and `variants`), labels that an option has beside it, and how it
+    is called."""
 
     key: str
     versus: dict[str, Any]
@@ -61,25 +61,24 @@ class Choice:
     beside: dict[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     words: str = "{}"
-    teachers: str = ""  # the label that holds them
 
 
 KD = "kd_method"
 
 
-def _kd_of(loss: str, name: str) -> Choice:
-    """The KD methods for students of one loss: what KD does depends on it."""
+def _kd_of(loss: str, teacher: str) -> Choice:
+    """The KD methods for students of one loss from teachers of one: what KD does hangs on both."""
     return Choice(
         KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
-        where={"student_loss": loss}, words=f"{{}} of a {name} student", teachers="teacher_loss",
+        where={"student_loss": loss, "teacher_loss": teacher},
+        words=f"{{}} of a {NAMES[loss].replace(' ', '-')} student from {teacher.upper()} teachers",
     )  # fmt: skip
 
 
 # Study -> the notebook of its students, and the choices they differ in.
 CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "kd_calibration": ("02_students", (
-        _kd_of("ce", "cross-entropy"),
-        _kd_of("bs", "balanced-softmax"),
+        *(_kd_of(loss, teacher) for loss in ("ce", "bs") for teacher in ("ce", "bs")),
         Choice("student_loss", {"student_loss": "ce"}, where={KD: "none"},
                words="{} without a teacher"),
         Choice("student_loss", {"student_loss": "ce"}, where={KD: "kd"}, words="{} under KD"),
@@ -139,9 +138,6 @@ def _lines(
         whole = [(entry, entry) for entry in own if scale_key(entry) == key]  # teachers, too
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
-        if choice.teachers:
-            losses = {one.facts[choice.teachers] for one, _ in group}
-            line["option"] += f" from {'/'.join(sorted(losses)).upper()} teachers"
         for metric in (*METRICS, *FITTED):
             values, pairs, versus = seed_differences(group, metric)
             effect, half, seeds = over_seeds(values)
