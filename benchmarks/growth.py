@@ -15,8 +15,8 @@ import torch
 
 from benchmarks import common
 from kdlib.data import ImageSet
+from kdlib.known_sets import KNOWN_SETS
 from kdlib.provenance import peak_memory_mb
-from kdlib.studies.class_names import CLASS_NAMES
 from kdlib.train import Cohort
 from kdlib.tune import step_seconds
 
@@ -29,7 +29,9 @@ def noise(images: int) -> ImageSet:
     draws, arrays = np.random.default_rng(0), []
     for size in (images, 100):
         arrays += [draws.integers(0, 256, (size, 32, 32, 3), np.uint8), np.arange(size) % 10]
-    return ImageSet("cifar10", *arrays, CLASS_NAMES["cifar10"], {"train": "", "test": ""})
+    return ImageSet(
+        "cifar10", *arrays, KNOWN_SETS["cifar10"].class_names, {"train": "", "test": ""}
+    )
 
 
 def measured(options: Any, images: int, students: int) -> dict[str, float]:
