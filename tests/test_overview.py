@@ -126,11 +126,12 @@ def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
     def gain(seed, metric, one, other):
         return cell(*one, seed)[metric] - cell(*other, seed)[metric]
 
+    from_ce = "KD from teachers of cross-entropy to students"
     wanted = {
-        "KD of a balanced-softmax student from CE teachers": (("kd", "bs"), ("none", "bs")),
-        "KD of a cross-entropy student from CE teachers": (("kd", "ce"), ("none", "ce")),
-        "balanced softmax under KD": (("kd", "bs"), ("kd", "ce")),
-        "balanced softmax without a teacher": (("none", "bs"), ("none", "ce")),
+        f"{from_ce} of balanced softmax": (("kd", "bs"), ("none", "bs")),
+        f"{from_ce} of cross-entropy": (("kd", "ce"), ("none", "ce")),
+        "balanced softmax with KD": (("kd", "bs"), ("kd", "ce")),
+        "balanced softmax with no KD": (("none", "bs"), ("none", "ce")),
     }
     for option, pair in wanted.items():
         own = (table["option"] == option) & (table["profile"] == "precision")
@@ -262,7 +263,7 @@ def test_a_study_without_a_verdict_says_what_its_rows_say():
     for profile, told in (("other", True), ("cifar_small", False)):
         found = overview.Overview(claims, entries(taught(0.1), profile), [])
         own = found.with_advice("kd_calibration", "Said.")
-        assert own.startswith("Said. On cifar10" if told else "Said. What helped: CRD of a ")
+        assert own.startswith("Said. On cifar10" if told else "Said. What helped: CRD from ")
     one = [each for each in taught(0.1) if each["run"]["seed"] == 0]  # too few for a verdict
     found = overview.Overview(claims, entries(one, "cifar_small"), [])
     assert "(1 seed, descriptive)" in found.with_advice("kd_calibration", "Said.")
@@ -388,12 +389,12 @@ def taught(gain, **options):
 def test_options_rise_fall_or_do_neither_clearly():
     claims = load_claims()
     first, second = practice.sentences("kd_calibration", entries(taught(0.2)), claims)
-    assert "Accuracy rises with CRD of a" in first
-    assert re.search(r"does not clearly move with .*KD of a", first)
-    assert "ECE falls with CRD of a" in second  # it is 1 - acc there
+    assert "Accuracy rises with CRD from" in first
+    assert re.search(r"does not clearly move with .*KD from", first)
+    assert "ECE falls with CRD from" in second  # it is 1 - acc there
     assert second.count("clearly better in one of the two and clearly worse in neither: CRD") == 1
     first, second = practice.sentences("kd_calibration", entries(taught(-0.2)), claims)
-    assert "Accuracy falls with CRD of a" in first
+    assert "Accuracy falls with CRD from" in first
     assert second.endswith("clearly worse in neither: nothing.")
 
 
@@ -408,7 +409,7 @@ def test_what_a_fit_leaves_of_an_option_is_told_where_every_row_has_one():
     assert calibrated.startswith(
         "After one temperature fitted on validation, ECE does not clearly move with"
     )
-    head = "After a logit adjustment fitted on validation, accuracy rises with CRD of a"
+    head = "After a logit adjustment fitted on validation, accuracy rises with CRD from"
     assert adjusted.startswith(head)
     assert "(+10.00 ± 0.00 points)" in adjusted
     del rows[0]["metrics"]["temperature"], rows[0]["metrics"]["logit_adjustment"]
@@ -428,13 +429,13 @@ def test_a_registered_method_is_an_option_and_a_variant_is_not(monkeypatch):
     kept = dict(registry.TERMS._entries) | {"mine": registry.TERMS["kd"]}
     monkeypatch.setattr(registry.TERMS, "_entries", kept)
     first, _ = practice.sentences("kd_calibration", entries(rows), claims)
-    assert "Accuracy rises with mine of a" in first
+    assert "Accuracy rises with mine from" in first
 
 
 def test_what_helped_names_each_scale_that_differs():
     rows = entries(taught(0.2)) + entries(taught(-0.2, data="cifar100"))
     first, second = practice.helped("kd_calibration", rows, load_claims())
-    assert first.startswith("What helped (cifar10 IF 100): CRD of a ")
+    assert first.startswith("What helped (cifar10 IF 100): CRD from ")
     assert "points, ECE -" in first
     assert second == "What helped (cifar100 IF 100): nothing."
     one = [entry for entry in rows if entry.facts["seed"] == 0]

@@ -209,7 +209,7 @@ def _line(place: int) -> dict[str, Any]:
 
 def _look(place: int) -> dict[str, Any]:
     """Another colour and another shape each, hollow, so that points which coincide both show."""
-    colours, shapes = sns.color_palette("colorblind"), "osD^vX*"
+    colours, shapes = sns.color_palette("colorblind"), "osD^vPX"
     look = {"color": colours[place % len(colours)], "marker": shapes[place % len(shapes)]}
     return look | {"mfc": "none", "ms": 6, "ls": "none"}
 

@@ -5,9 +5,10 @@ An option is a level of a choice (a KD method, a loss, mixup) against the level 
 choosing it, in pairs of runs equal in everything else, as claims are judged.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ from kdlib.report.tables import over_seeds
 from kdlib.report.text import listed
 from kdlib.studies.published_claims import Claims, Comparison
 
+KD = "kd_method"
 SHOWN = 4  # options that a sentence names
 # A metric of `kdlib.report.pairs.metric_of`: in words, the sign of better.
 METRICS = {"acc": ("Accuracy", 1), "ece": ("ECE", -1)}
@@ -35,9 +37,10 @@ FITTED = {
     "logit_adjustment.acc": ("After a logit adjustment fitted on validation, accuracy", 1),
 }
 NAMES = {
-    "ce": "cross-entropy", "als": "label-aware smoothing", "cp": "a confidence penalty",
-    "bs": "balanced softmax", "pskd": "PS-KD", "kd_adjusted": "KD in adjusted space",
-    "kd": "KD", "crd": "CRD", "rkd": "RKD", "at": "AT", "byot": "BYOT", "dmfl": "DMFL",
+    "none": "no KD", "ce": "cross-entropy", "als": "label-aware smoothing",
+    "cp": "a confidence penalty", "bs": "balanced softmax", "pskd": "PS-KD",
+    "kd_adjusted": "KD in adjusted space", "kd": "KD", "crd": "CRD",
+    "rkd": "RKD", "at": "AT", "byot": "BYOT", "dmfl": "DMFL",
     "camkd": "CAMKD", "ca_mkd": "CA-MKD", "camkd_hints": "CAMKD's hints alone",
     "camkd_equal": "CAMKD with equal weights", "centroid": "the mean of the teachers' logits",
     "centroid_weight1": "the mean of the teachers' logits at weight 1",
@@ -50,8 +53,9 @@ NAMES = {
 @dataclass(frozen=True)
 class Choice:
     """A label, its value for not choosing, the values that are options (None: all others, of KD
-    methods those registered and `variants`), labels that an option has beside it, and how it
-    is called."""
+    methods those registered and `variants`), labels that an option has beside it, and how it is
+    called. by: labels whose every value that rows have makes a choice of its own, because what an
+    option does hangs on them; `words` may name them."""
 
     key: str
     versus: dict[str, Any]
@@ -60,30 +64,17 @@ class Choice:
     where: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
     words: str = "{}"
-
-
-KD = "kd_method"
-
-
-def _kd_of(loss: str, teacher: str) -> Choice:
-    """The KD methods for students of one loss from teachers of one: what KD does hangs on both."""
-    return Choice(
-        KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
-        where={"student_loss": loss, "teacher_loss": teacher},
-        words=f"{{}} of a {NAMES[loss].replace(' ', '-')} student from {teacher.upper()} teachers",
-    )  # fmt: skip
 
 
 # Study -> the notebook of its students, and the choices they differ in.
 CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "kd_calibration": ("02_students", (
-        *(_kd_of(loss, teacher) for loss in ("ce", "bs") for teacher in ("ce", "bs")),
-        Choice("student_loss", {"student_loss": "ce"}, where={KD: "none"},
-               words="{} without a teacher"),
-        Choice("student_loss", {"student_loss": "ce"}, where={KD: "kd"}, words="{} under KD"),
-        Choice("student_loss", {"student_loss": "ce"}, where={KD: ("crd", "rkd", "at")},
-               words="{} under CRD, RKD and AT"),
+        Choice(KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
+               by=("teacher_loss", "student_loss"),
+               words="{} from teachers of {teacher_loss} to students of {student_loss}"),
+        Choice("student_loss", {"student_loss": "ce"}, by=(KD,), words="{} with {kd_method}"),
         Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher"),
         Choice("mixup", {"mixup": False}, words="mixup"),
     )),
@@ -106,7 +97,7 @@ def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     notebook, choices = CHOICES[study]
     own = [entry for entry in found if entry.facts["notebook"] == notebook]
     lines = []
-    for choice in choices:
+    for choice in itertools.chain.from_iterable(_split(own, choice) for choice in choices):
         for level in choice.levels or _levels(own, choice):
             lines += _lines(own, notebook, choice, level)
     table = pd.DataFrame(line for line in lines if line["seeds"])
@@ -116,13 +107,27 @@ def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     return table[table["seeds"] == most].reset_index(drop=True)
 
 
+def _split(own: Sequence[Entry], choice: Choice) -> Iterable[Choice]:
+    """The choice for every value that rows have of the labels it hangs on."""
+    for values in itertools.product(*(_values(own, key, choice.variants) for key in choice.by)):
+        labels = dict(zip(choice.by, values, strict=True))
+        names = {key: _name(value) for key, value in labels.items()}
+        words = choice.words.format("{}", **names)
+        yield replace(choice, where=choice.where | labels, words=words)
+
+
 def _levels(own: Sequence[Entry], choice: Choice) -> list[Any]:
-    there = {entry.facts.get(choice.key) for entry in own}
-    levels = sorted(there - {None, "none", choice.versus[choice.key]}, key=str)
-    if choice.key != KD:
-        return levels
-    known = {*TERMS.names(), *TARGETS.names()}
-    return [one for one in levels if one in choice.variants or known.issuperset(one.split("+"))]
+    there = _values(own, choice.key, choice.variants)
+    return [one for one in there if one not in ("none", choice.versus[choice.key])]
+
+
+def _values(own: Sequence[Entry], key: str, variants: Sequence[str]) -> list[Any]:
+    """What rows have of a label, sorted; of KD methods what is registered, its sums, `variants`."""
+    there = sorted({entry.facts[key] for entry in own if key in entry.facts}, key=str)
+    if key != KD:
+        return there
+    known = {"none", *variants, *TERMS.names(), *TARGETS.names()}
+    return [one for one in there if known.issuperset(one.split("+"))]
 
 
 def _lines(
