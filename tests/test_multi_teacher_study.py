@@ -19,6 +19,7 @@ from kdlib.objectives import multi_teacher as terms
 from kdlib.plan import plan
 from kdlib.plots import multi_teacher as plots
 from kdlib.report import multi_teacher as report
+from kdlib.report import multi_teacher_tables
 from kdlib.report import pairs as pairing
 from kdlib.store import read_tensors
 from kdlib.studies import multi_teacher as study
@@ -732,3 +733,14 @@ def test_study_one_has_no_fidelity():
     run = grid.student_runs(kdlib.Params.of(kd_methods=["kd"]))[0]
     assert "fidelity_every" not in run.identity()
     assert "fidelity_every" in student_run("centroid").identity()
+
+
+def test_a_term_of_ones_own_may_note_weights_or_something_else():
+    notes = {
+        "multi_kd": {"teacher_weights": [0.4, 0.6]}, "mine": {"teacher_weights": [1.0, 0.0]},
+        "other": {"temperature": [2.0]},
+    }  # fmt: skip
+    assert multi_teacher_tables._weights({"notes": notes}) == {
+        "multi_kd": [0.4, 0.6], "mine": [1.0, 0.0],
+    }  # fmt: skip
+    assert multi_teacher_tables._weights({}) == {}
