@@ -155,14 +155,14 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
     are not stored (any more) has none, a job all of whose runs are (a fresh clone) needs no kernel
     to find that out.
 
-    Of the jobs that can start, the first does. Rows are guarded by the versions of what made them.
-    Tables and figures are not, and are cheap: the key of a job without runs holds the library's
-    source.
+    Of the jobs that can start, the first does. The key of a job is its runs: their ids hold what
+    changes numbers, and rows are guarded by the versions of what made them. Tables and figures are
+    not, and are cheap: the key of a job without runs is its params and the library's source.
     """
     source = fingerprint([path.read_text() for path in sorted((ROOT / "kdlib").rglob("*.py"))])
     rows, entries = runnb.row_files(home), []
     for place, job in enumerate(jobs):
-        key = fingerprint([job.params, job.runs or source])[:16]
+        key = fingerprint(job.runs or [job.params, source])[:16]
         notebook = str(notebooks / f"{job.notebook}.ipynb")
         params = job.params.get("extra", {}) | job.params
         needed = {"threads": params.get("threads", 1), "gpu": int(params.get("device") == "cuda")}

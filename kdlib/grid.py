@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,6 @@ from kdlib.registry import LABEL_LOSSES, STUDIES, TARGETS, TERMS, Entry, Registr
 NO_KD = "none"
 GIVEN = "given"
 TEACHERS, STUDENTS, STUDY = "01_teachers", "02_students", "03_calibration_study"
-
-
-# How a job's params are told from the whole: label of its runs -> key of the params.
-AXES = {
-    "kd_method": "kd_methods",
-    "teacher_loss": "teacher_losses",
-    "student_loss": "student_losses",
-    "mixup": "mixup",
-}
 
 
 def objective(
@@ -256,30 +247,6 @@ def _default_augment(data: str) -> Augment:
     return Augment(crop=known.crop, flip=known.flip) if known else Augment(crop=4, flip=True)
 
 
-def restrict(params: StudyParams, runs: Sequence[Run], axes: Mapping[str, str]) -> StudyParams:
-    """The params whose grid is just these runs, as far as axes can say it."""
-    levels: dict[str, Any] = {"seeds": tuple(dict.fromkeys(run.seed for run in runs))}
-    for label, axis in axes.items():
-        found = dict.fromkeys(run.labels[label] for run in runs if label in run.labels)
-        values = tuple(value for value in found if value in getattr(params, axis))
-        if found and (values or axis == "kd_methods"):  # "none" is no level of the teachers' axis
-            levels[axis] = values
-    return params.model_copy(update=levels)
-
-
-def restrict_grid(
-    params: Params, runs: Sequence[Run], beside: Callable[[Any], list[Run]] = control_runs
-) -> Params:
-    """A job of the grid: of what stands beside it, only that of which the job has runs."""
-    restricted, own = restrict(params, runs, AXES), {run.id for run in runs}
-    parts = {"controls": {}, "given_students": {}}
-    for name in parts:
-        alone = params.model_copy(update=parts | {name: getattr(params, name)})
-        if own.isdisjoint(run.id for run in beside(alone)):
-            restricted = restricted.model_copy(update={name: {}})
-    return restricted
-
-
 def with_hash(given: Given) -> Given:
     """A given network with the sha256 of its file; OSError naming the file when it is not there."""
     path = Path(given.checkpoint).expanduser().resolve()
@@ -295,7 +262,6 @@ def _sha256(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-_GRID = {"params": Params, "restrict": restrict_grid}
-STUDIES.register(TEACHERS, **_GRID)(teacher_runs)
-STUDIES.register(STUDENTS, **_GRID)(lambda params: student_runs(params) + control_runs(params))
-STUDIES.register(STUDY, **_GRID, drawing=1.0)(lambda params: [])
+STUDIES.register(TEACHERS, params=Params)(teacher_runs)
+STUDIES.register(STUDENTS, params=Params)(lambda own: student_runs(own) + control_runs(own))
+STUDIES.register(STUDY, params=Params, drawing=1.0)(lambda own: [])

@@ -158,15 +158,16 @@ def _jobs(part: Part, out_dir: Path, jobs: Sequence[Job], before: Sequence[Job])
     stem, params, runs = part
     if not runs:
         return [_job(stem, params, "", out_dir, [job.name for job in before], [])]
-    study, made = STUDIES[stem], []
+    made: list[Job] = []
     makers = {run: job.name for job in jobs for run in job.runs}
     for group in by_stream(run for run in runs if run.id not in makers):
         teachers = {teacher.id for run in group for teacher in run.teachers}
         needs = {makers[one] for one in teachers & makers.keys()}  # others: stored, or made for it
-        restricted = study.facts["restrict"](params, group)
-        made.append(_job(stem, restricted, _part(group), out_dir, sorted(needs), group))
+        own = {"seeds": (group[0].seed,), "only": tuple(run.id for run in group)}
+        job = params.model_copy(update=own)
+        made.append(_job(stem, job, _part(group), out_dir, sorted(needs), group))
         makers |= {run.id: made[-1].name for run in group}
-    if study.facts.get("concludes"):
+    if STUDIES[stem].facts.get("concludes"):
         needs = sorted({makers[run.id] for run in runs})
         made.append(_job(stem, params, "", out_dir, needs, []))
     return made

@@ -64,17 +64,19 @@ class Toy:
         return Job(f"{stem}/{short}", stem, params, needs, runs=(short,))
 
     def changed(self, short, **params):
-        """The same jobs, with other parameters for one."""
+        """The same jobs, with other parameters for one, which therefore makes another run."""
         return [
-            replace(job, params=job.params | params) if job.name == f"make/{short}" else job
+            replace(job, params=job.params | params, runs=(f"{short}, changed",))
+            if job.name == f"make/{short}"
+            else job
             for job in self.jobs
         ]
 
     def stored(self):
         return {run for job in self.jobs for run in job.runs if self.result(run).exists()}
 
-    def result(self, short):
-        return self.folder / f"{short}.json"
+    def result(self, run):
+        return self.folder / f"{run.removesuffix(', changed')}.json"
 
     def execute(self, jobs=None, **options):
         """The exit code and the names of the jobs that were executed."""
@@ -154,6 +156,11 @@ def test_changed_parameter_runs_its_job_and_what_needs_it_again(toy):
     assert json.loads(toy.result("table").read_text())["value"] == 65
 
 
+def test_a_parameter_that_makes_the_same_runs_runs_nothing(toy):
+    jobs = [replace(job, params=job.params | {"extra": {"threads": 2}}) for job in toy.jobs[:-1]]
+    assert toy.execute([*jobs, toy.jobs[-1]]) == (0, [])
+
+
 def test_failing_jobs_leave_the_others_done(toy, capsys):
     good = toy.jobs
     toy.jobs = toy.changed("s0", value=-1)
@@ -176,8 +183,8 @@ def test_failing_jobs_leave_the_others_done(toy, capsys):
     assert log.count("make/s0 failed") == 1
     why = json.loads((toy.folder / REASONS).read_text())
     assert why == {
-        "s0": "make/s0: ValueError: value must not be negative, got -1",
-        "s1": "make/s1: LookupError: make.ipynb has no 'valeu', did you mean 'value'?",
+        "s0, changed": "make/s0: ValueError: value must not be negative, got -1",
+        "s1, changed": "make/s1: LookupError: make.ipynb has no 'valeu', did you mean 'value'?",
         "table": "table/table: not started, it needs make/s0, make/s1",
     }
 

@@ -460,17 +460,19 @@ def test_a_verdict_shows_the_settings_it_is_a_mean_of():
     rows += [row("kd", "als", 0, 0.7), row("crd", "als", 0, 0.9)]  # one seed: not in the mean
     claim, claims = one_claim()
     (line,) = judging.judge(claim, claims, entries(rows))
-    assert (line["settings"], line["pairs"]) == (2, 2)
+    assert (line["settings"], line["left_out"], line["pairs"]) == (2, 1, 2)
     ends = 0.0004 + np.array([-0.01, 0.03])
     assert [line["lowest"], line["highest"]] == pytest.approx(list(ends))
     table = judging.settings(claims, entries(rows)).set_index("setting")
-    assert list(table.index) == ["student_loss bs", "student_loss ce"]
+    assert list(table.index) == ["student_loss als", "student_loss bs", "student_loss ce"]
+    assert tuple(table.loc["student_loss als", ["effect", "seeds"]]) == pytest.approx((0.2, 1))
+    table = table.drop(index="student_loss als")
     assert table["effect"].to_numpy() == pytest.approx(ends)
     half = stats.t.ppf(0.975, 4) * np.std([0, 0.001, 0, 0.001, 0], ddof=1) / 5**0.5
     assert table["effect_ci95"].to_numpy() == pytest.approx(half)
     assert list(table["seeds"]) == [5, 5]
     told = answers.over_settings(line)
-    assert told == "-0.96 to +3.04 points over 2 settings"
+    assert told == "-0.96 to +3.04 points over 2 settings, without 1 of fewer seeds"
     one = [each for each in rows if each["labels"]["student_loss"] == "ce"]
     (line,) = judging.judge(claim, claims, entries(one))
     assert "settings" not in line

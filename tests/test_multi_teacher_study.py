@@ -42,7 +42,7 @@ def params(**changes):
 
 
 def student_run(method, **changes):
-    (run,) = study.runs(params(methods=[method], roles=["student"], **changes))
+    (run,) = study.student_runs(params(methods=[method], **changes))
     return run
 
 
@@ -266,7 +266,7 @@ def test_alpha_and_beta_of_nothing_leave_their_terms_out():
     assert list(student_run("camkd", alpha=0).objective) == ["label", "hints"]
     assert student_run("camkd", beta=0).objective == student_run("centroid").objective
     assert student_run("camkd", alpha=0).objective == student_run("camkd_hints").objective
-    sweep = study.runs(params(methods=["centroid"], lambdas=[0, 0.5], roles=["student"]))
+    sweep = study.student_runs(params(methods=["centroid"], lambdas=[0, 0.5]))
     assert [list(run.objective) for run in sweep] == [["label"], ["label", "multi_kd"]]
     assert sweep[1].objective["multi_kd"]["weight"] == 0.5
     assert {run.stream for run in sweep} == {student_run("none").stream}
@@ -275,7 +275,7 @@ def test_alpha_and_beta_of_nothing_leave_their_terms_out():
     assert own.objective["multi_kd"]["temperature"] == 2
 
 
-def test_settings_share_their_teachers_and_a_job_has_one_role():
+def test_settings_share_their_teachers():
     whole = plan("fashion")
     own = [part for part in whole.parts if part.stem == study.STEM]
     by_setting = {part.params.setting: part.runs for part in own}
@@ -294,18 +294,6 @@ def test_settings_share_their_teachers_and_a_job_has_one_role():
     assert set(sweep.needs) == {
         f"{study.STEM}/{name}/teacher-seed0" for name in ("three_teachers", "five_teachers")
     }
-    for job in jobs.values():
-        if job.runs:
-            again = study.MultiTeacher.of(
-                **job.params["extra"]
-                | {
-                    key: value
-                    for key, value in job.params.items()
-                    if key in study.MultiTeacher.model_fields
-                }
-            )
-            assert {run.id for run in study.runs(again)} == set(job.runs)
-            assert not report.whole(again)
 
 
 def test_one_seed_of_everything_is_a_part_of_the_whole():
@@ -407,7 +395,7 @@ def test_the_history_has_fidelity_on_validation_and_the_weights_used(trained):
 def test_cached_and_live_teachers_give_the_same_training(method, trained, monkeypatch):
     folder, small, rows = trained
     lab = kdlib.Lab.of(small, folder)
-    (run,) = study.runs(small.model_copy(update={"methods": (method,), "roles": ("student",)}))
+    (run,) = study.student_runs(small.model_copy(update={"methods": (method,)}))
     networks = [lab.network(teacher) for teacher in run.teachers]
     data_of = lab.record(run), lab.selection(run)
     (cached,) = train.fit([run], *data_of, networks)
@@ -426,9 +414,9 @@ def test_kept_maps_are_those_of_the_students_that_read_them(trained):
     """One cache serves a cohort: the logits once, a map for each stage and size asked for."""
     folder, small, _ = trained
     lab = kdlib.Lab.of(small, folder)
-    changes = {"methods": ("centroid", "camkd_pooled"), "roles": ("student",)}
+    changes = {"methods": ("centroid", "camkd_pooled")}
     changes["student_models"] = ("tiny_student", "micro_student")
-    runs = study.runs(small.model_copy(update=changes))
+    runs = study.student_runs(small.model_copy(update=changes))
     networks = [lab.network(teacher) for teacher in runs[0].teachers]
     cohort = train.Cohort(runs, lab.record(runs[0]), lab.selection(runs[0]), networks, "cpu")
     assert [one.cached for one in cohort.students] == [True] * 4
@@ -455,7 +443,7 @@ def test_students_of_a_comparison_share_batches_and_dropout(trained):
     """In the first step, before any of them has moved, all have the same loss on the labels."""
     folder, small, _ = trained
     lab = kdlib.Lab.of(small, folder)
-    runs = study.runs(small.model_copy(update={"roles": ("student",)}))
+    runs = study.student_runs(small)
     networks = [lab.network(teacher) for teacher in runs[0].teachers]
     cohort = train.Cohort(runs, lab.record(runs[0]), lab.selection(runs[0]), networks, "cpu")
     network = cohort.students[0].network
@@ -569,7 +557,7 @@ def test_the_sweep_stands_on_symlog_axes_beside_the_published_points():
     lambdas = [0, 0.01, 1, 1000]
     sweep = params(**changes, methods=["centroid"], lambdas=lambdas, seeds=[0, 1])
     rng = np.random.default_rng(0)
-    rows = [fake_row(run, rng) for run in report.runs_of(sweep, "student")]
+    rows = [fake_row(run, rng) for run in study.student_runs(sweep)]
     cells = report.cells(rows, sweep)
     assert cells["acc_published"].tolist() == pytest.approx([0.9207, 0.9228, 0.9226, 0.9215])
     assert cells["centroid_logits_published"].iloc[0] == pytest.approx(0.171, abs=1e-3)
@@ -590,7 +578,7 @@ def test_each_method_of_a_sweep_stands_against_its_own_lambda_0():
     changes = {"teacher_models": FIVE, "student_models": ["student"], "lambdas": [0, 1]}
     sweep = params(**changes, methods=["centroid", "best"], seeds=[0, 1, 2])
     rng = np.random.default_rng(0)
-    rows = [fake_row(run, rng) for run in report.runs_of(sweep, "student")]
+    rows = [fake_row(run, rng) for run in study.student_runs(sweep)]
     found = report.deterministic_tables(rows, sweep)["effects"].set_index("method")
     assert found["seeds"].to_dict() == {"centroid": 3, "best": 3}
     for method in found.index:
@@ -669,7 +657,7 @@ def test_validation_chooses_the_lambda():
 def test_four_methods_stand_beside_the_published_ones():
     five = kdlib.load_params("params/fashion/05_multi_teacher_fidelity.yaml", "five_teachers")
     rng = np.random.default_rng(0)
-    rows = [fake_row(run, rng) for run in report.runs_of(five, "student")]
+    rows = [fake_row(run, rng) for run in study.student_runs(five)]
     cells = report.cells(rows, five).set_index("method")
     tables = report.deterministic_tables(rows, five)
     facts = " ".join(report.words.facts(five, tables))

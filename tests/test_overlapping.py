@@ -134,7 +134,6 @@ def check_known(record):
         ),
         ({"methods": ["mea"]}, LookupError, "unknown method 'mea', did you mean 'mean'"),
         ({"data": "own"}, ValueError, "class_names: the names of 'own', in its order, are needed"),
-        ({"only": ["nothing"]}, ValueError, "only: 'nothing' is no run of these params"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(changes, error, message):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from kdlib import grid
-from kdlib.plan import parameter_names, plan
+from kdlib import grid, studies
+from kdlib.config import Params
+from kdlib.plan import parameter_names, plan, profiles
 from kdlib.registry import STUDIES
 
 
@@ -15,8 +16,8 @@ def digits():
 def rebuilt(job):
     """The runs a notebook makes of a job's parameters."""
     values = {key: value for key, value in job.params.items() if key not in ("extra", "out_dir")}
-    study = STUDIES[job.notebook]
-    return study.build(study.facts["params"].of(**values, **job.params["extra"]))
+    params = STUDIES[job.notebook].facts["params"].of(**values, **job.params["extra"])
+    return studies.runs(job.notebook, params)
 
 
 def of_the_grid(jobs):
@@ -53,16 +54,20 @@ def test_the_claims_wait_for_everything(digits):
 
 @pytest.mark.parametrize(
     ("profile", "changes"),
-    [
-        ("digits", {}), ("paper", {}), ("digits5", {}), ("digits5", {"kd_methods": ["none"]}),
-        ("cifar_small", {}),
-    ],
-)  # fmt: skip
+    [*((name, {}) for name in profiles()), ("digits5", {"kd_methods": ["none"]})],
+)
 def test_a_jobs_parameters_make_exactly_its_runs(profile, changes):
     for job in plan(profile, "out", **changes).jobs:
         if job.runs or not STUDIES[job.notebook].facts.get("concludes"):
             assert tuple(run.id for run in rebuilt(job)) == job.runs
+        assert bool(job.params["extra"]["only"]) == bool(job.runs)
         assert set(job.params) == set(parameter_names_of(job))
+
+
+def test_a_run_that_the_params_do_not_make_is_named():
+    params = Params.of(only=["nothing"])
+    with pytest.raises(ValueError, match="only: 'nothing' is no run of these params"):
+        studies.runs(grid.STUDENTS, params)
 
 
 def parameter_names_of(job):
@@ -101,7 +106,6 @@ def test_wrong_names_are_refused():
         plan("digit")
     with pytest.raises(ValueError, match=r"changes: unknown key 'lrr'.*'lr'"):
         plan("digits", lrr=1)
-    assert set(grid.AXES.values()) <= set(STUDIES[grid.STUDY].facts["params"].model_fields)
 
 
 def test_control_grids_travel_with_the_jobs_of_their_teachers():
@@ -131,7 +135,6 @@ def test_a_given_student_is_a_job_of_its_own(digits, tmp_path):
     assert tuple(run.id for run in rebuilt(added)) == added.runs
     others = {job.name: job.runs for job in made.jobs if job is not added}
     assert others == {job.name: job.runs for job in digits.jobs}
-    assert all(job.params["extra"]["given_students"] == {} for job in made.jobs[:4])
 
 
 def test_a_profile_may_be_planned_in_part(digits):

@@ -236,7 +236,7 @@ class StudyParams(Recipe, Execution):
     options: method or loss name -> options that differ from the defaults; `{kd_T2: {of: kd,
     temperature: 2}}` makes a variant under its own name. plugins: files (mine.py) or modules of
     yours that register models, methods or label losses. setting: the name of this part where a
-    file has several.
+    file has several. only: ids of the runs that a job of a batch makes, empty for all.
     """
 
     setting: str = ""
@@ -250,6 +250,7 @@ class StudyParams(Recipe, Execution):
     augment: Augment | None = None
     seeds: Seeds = (0,)
     options: dict[str, dict[str, Any]] = {}
+    only: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, **values: Any) -> Self:

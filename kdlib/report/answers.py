@@ -130,13 +130,16 @@ def _named(metric: str) -> str:
 
 
 def over_settings(line: Any) -> str:
-    """The ends of an effect over the settings that it is a mean of: "-1.20 to +0.40 points over 8
-    settings"; nothing where it is of one."""
+    """The ends of an effect over the settings that it is a mean of, and how many lack seeds for it:
+    "-1.20 to +0.40 points over 8 settings, without 8 of fewer seeds"; nothing where there is one
+    setting."""
     if pd.isna(line.get("settings", math.nan)):
         return ""
     _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
     ends = (f"{factor * line[end]:+.{digits}f}" for end in ("lowest", "highest"))
-    return f"{' to '.join(ends)}{unit} over {line['settings']:.0f} settings"
+    number, left_out = line["settings"], line["left_out"]
+    told = f"{' to '.join(ends)}{unit} over {number:.0f} setting{'s' * (number != 1)}"
+    return told + f", without {left_out:.0f} of fewer seeds" * bool(left_out)
 
 
 def published_supports(line: Any) -> bool:

@@ -40,7 +40,8 @@ smaller than the margin does not hold, and where the reverse is beyond the margi
 is undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p
 is of the t test against the margin, beside it adjusted after Holm over all claims of the study,
 those not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
-SETTINGS = """Methods may differ more between settings than between each other: KD hands down its
+SETTINGS = """A verdict is of the mean over these; those with fewer seeds than others are not in it.
+Methods may differ more between settings than between each other: KD hands down its
 teacher's prior, so a student of balanced softmax loses its own under a teacher of cross-entropy.
 These are descriptive: no verdict, no adjustment for their number."""
 TABLE = """Every claim and what our runs say of it: mean difference ± half of the 95 % interval over
@@ -75,7 +76,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         html.note(CARE),
         drawn,
         html.table(narrow[decided], TABLE),
-        html.folded("In each setting that a verdict is a mean of", html.note(SETTINGS),
+        html.folded("In each setting", html.note(SETTINGS),
                     html.table(tables["settings"])),
         html.folded("On digits, as an illustration", html.table(narrow[~decided])),
         html.heading("The claims, and what their own numbers support"),

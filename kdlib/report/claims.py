@@ -63,9 +63,9 @@ def judge(claim: Claim, claims: Claims, found: Sequence[Entry]) -> list[dict[str
     where no profile that may decide has rows.
 
     effect: level minus versus in the metric's unit, with `effect_ci95`; settings, lowest, highest:
-    how many settings it is a mean of, and their ends (`by_setting`); versus: the mean of the
-    latter; p: of the two-sided t test against the margin, so below 0.05 where the interval excludes
-    it.
+    how many settings it is a mean of, and their ends (`by_setting`); left_out: how many have too
+    few seeds to be in it; versus: the mean of the latter; p: of the two-sided t test against the
+    margin, so below 0.05 where the interval excludes it.
     """
     judged = claim.judged_by
     name = {"id": claim.id, "study": claim.study, "metric": judged.metric, "side": judged.side}
@@ -92,8 +92,11 @@ def _line(
         return None
     line = {"pairs": number, "seeds": seeds, "effect": effect, "effect_ci95": half}
     line |= {"versus": versus, "margin": sign * margin}
-    if len(parts := by_setting(group, claim.judged_by.metric)["effect"]):
-        line |= {"settings": len(parts), "lowest": parts.min(), "highest": parts.max()}
+    parts = by_setting(group, claim.judged_by.metric)
+    if len(parts):
+        own = parts.loc[parts["seeds"] == parts["seeds"].max(), "effect"]
+        line |= {"settings": len(own), "lowest": own.min(), "highest": own.max()}
+        line["left_out"] = len(parts) - len(own)
     if group[0][0].facts["data"] == DIGITS:
         return line | {"verdict": ILLUSTRATION}
     line["verdict"] = verdict(sign * effect, half, seeds, margin, claims.seeds)
@@ -112,8 +115,8 @@ def _p(values: pd.Series, margin: float) -> float:
 
 
 def settings(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
-    """The effect of every judged claim in each of the settings that its verdict is a mean of:
-    descriptive, so without verdicts and not adjusted."""
+    """The effect of every judged claim in each setting that it leaves open, those too that have too
+    few seeds to be in its mean: descriptive, so without verdicts and not adjusted."""
     parts = [pd.DataFrame(columns=["id", "profile", "scale", "metric", *SETTING])]
     for claim in claims.claims:
         judged = claim.judged_by
@@ -131,8 +134,8 @@ def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
     claims as the study has, those not run included, so that what is not run buys nothing."""
     lines = [line for claim in claims.claims for line in judge(claim, claims, found)]
     columns = ["id", "study", "profile", "scale", "metric", "side", "pairs", "seeds", "effect",
-               "effect_ci95", "settings", "lowest", "highest", "versus", "margin", "p", "verdict",
-               "seeds_to_decide"]  # fmt: skip
+               "effect_ci95", "settings", "lowest", "highest", "left_out", "versus", "margin", "p",
+               "verdict", "seeds_to_decide"]  # fmt: skip
     table = pd.DataFrame(lines, columns=columns)
     table.insert(columns.index("p") + 1, "p_holm", np.nan)
     judged = table[table["verdict"].isin([HOLDS, FAILS, UNDECIDED])]

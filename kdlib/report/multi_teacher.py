@@ -21,15 +21,13 @@ from kdlib.report.multi_teacher_tables import (
     networks,
     pairs,
     published,
-    runs_of,
     students,
     teachers,
     timed,
-    whole,
 )
 from kdlib.report.tables import csv, missing, present
 from kdlib.store import Row, write_atomic
-from kdlib.studies.multi_teacher import STEM, MultiTeacher, runs
+from kdlib.studies.multi_teacher import STEM, MultiTeacher, runs, student_runs
 from kdlib.verify import mixtures
 
 Tables = Mapping[str, pd.DataFrame]
@@ -46,10 +44,8 @@ __all__ = [
     "has_latency",
     "pairs",
     "published",
-    "runs_of",
     "students",
     "teachers",
-    "whole",
     "write",
     "write_latency",
 ]
@@ -60,7 +56,7 @@ def deterministic_tables(
 ) -> dict[str, pd.DataFrame]:
     """Every table that is a function of the rows alone, by its file's stem. ValueError where there
     is no row of a student of these params."""
-    if not present(rows, runs_of(params, "student")):
+    if not present(rows, student_runs(params)):
         raise ValueError(f"no row of a student of {STEM}/{params.setting}")
     makers: dict[str, Callable] = {
         "cells": cells, "effects": effects, "contrasts": contrasts, "teachers": teachers,

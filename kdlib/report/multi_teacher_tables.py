@@ -12,7 +12,7 @@ from kdlib.config import Run
 from kdlib.report import literature
 from kdlib.report.tables import means, present
 from kdlib.store import Row
-from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, runs
+from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, student_runs, teacher_runs
 
 TEST = ["acc", "nll", "ece"]  # with intervals
 FIDELITY = ["mean_individual", "centroid_probs", "centroid_logits", "agreement"]  # with intervals
@@ -47,22 +47,12 @@ CONTRASTS = (
 )
 
 
-def whole(params: MultiTeacher) -> bool:
-    """Whether the params ask for teachers and students, as a job of a batch does not."""
-    return {"teacher", "student"} <= set(params.roles)
-
-
-def runs_of(params: MultiTeacher, role: str) -> list[Run]:
-    """The params' runs of teachers or of students."""
-    return runs(params.model_copy(update={"roles": (role,)}))
-
-
 def students(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a student's run, with all its numbers; NaN where its row is missing."""
     found = {row["id"]: row for row in rows}
     lines = [
         {"id": run.id, **run.labels, "seed": run.seed} | _numbers(found.get(run.id), run)
-        for run in runs_of(params, "student")
+        for run in student_runs(params)
     ]
     return pd.DataFrame(lines)
 
@@ -145,7 +135,7 @@ def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
 
     diversity: KL(teacher || mean of the teachers' probabilities) at temperature 4.
     """
-    own = present(rows, runs_of(params, "teacher"))
+    own = present(rows, teacher_runs(params))
     together = _of_teachers(rows, params)
     lines = []
     for place, model in enumerate(params.teacher_models):
@@ -211,12 +201,12 @@ def _together(table: pd.DataFrame, params: MultiTeacher) -> pd.DataFrame:
 
 
 def _every(params: MultiTeacher) -> list[Run]:
-    return runs_of(params, "teacher") + runs_of(params, "student")
+    return teacher_runs(params) + student_runs(params)
 
 
 def _of_teachers(rows: Sequence[Row], params: MultiTeacher) -> list[dict[str, Any]]:
     """What a seed's students all say of their teachers, one a seed, in the order of the seeds."""
-    own = present(rows, runs_of(params, "student"))
+    own = present(rows, student_runs(params))
     by_seed = {row["run"]["seed"]: row["metrics"].get("teachers") for row in own[::-1]}
     return [by_seed[seed] for seed in params.seeds if by_seed.get(seed)]
 
@@ -242,7 +232,7 @@ def by_teacher(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a student's cell and teacher: individual fidelity and agreement on test, and what
     the teacher counted in the first and the last epoch where it was weighted; seed means."""
     lines = []
-    for row in present(rows, runs_of(params, "student")):
+    for row in present(rows, student_runs(params)):
         for place, teacher in enumerate(params.teacher_models):
             line = row["labels"] | {"teacher": teacher}
             if found := row["metrics"].get("fidelity"):
@@ -268,7 +258,7 @@ def epochs(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a student's run and evaluated epoch: validation accuracy and NLL, the training loss
     on the labels, fidelity to the pools and to each teacher, the teachers' weights."""
     lines = []
-    for row in present(rows, runs_of(params, "student")):
+    for row in present(rows, student_runs(params)):
         for entry in row["history"]:
             line = row["labels"] | {"seed": row["run"]["seed"], "epoch": entry["epoch"]}
             line |= {name: entry[name] for name in ("val_acc", "val_nll") if name in entry}

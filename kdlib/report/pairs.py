@@ -206,8 +206,8 @@ def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Diffe
 
 def by_setting(group: Sequence[tuple[Entry, Entry]], metric: str) -> pd.DataFrame:
     """What the mean of a group is made of: one line a setting, in which its pairs are told apart
-    by their labels, with seeds, effect and effect_ci95. Only settings with the seeds of the mean;
-    no line where there is one setting."""
+    by their labels, with seeds, effect and effect_ci95; no line where there is one setting. Those
+    with fewer seeds than others are not in the mean."""
     own, others = ([pair[side].facts for pair in group] for side in (0, 1))
     varied = _varied(own)
     against = [key for key in _varied(others) if key not in varied]
@@ -221,7 +221,6 @@ def by_setting(group: Sequence[tuple[Entry, Entry]], metric: str) -> pd.DataFram
         for name in sorted(settings)
     ]
     table = pd.DataFrame(lines, columns=SETTING)
-    table = table[table["seeds"] == table["seeds"].max()]
     return table if len(table) > 1 else table.iloc[:0]
 
 

@@ -25,7 +25,13 @@ from kdlib.report.tables import (
 from kdlib.report.text import DIGITS, seeds_note
 from kdlib.store import Row
 from kdlib.studies.published_claims import load_claims
-from kdlib.studies.training_length import STEM, TrainingLength, runs
+from kdlib.studies.training_length import (
+    STEM,
+    TrainingLength,
+    runs,
+    student_runs,
+    teacher_runs,
+)
 from kdlib.verify import mixtures
 
 WORDS = {"acc": ("accuracy", " points", 100), "ece": ("ECE", "", 1)}
@@ -73,7 +79,7 @@ def deterministic_tables(
 
 def tables(rows: Sequence[Row], params: TrainingLength) -> dict[str, pd.DataFrame]:
     """Students and teachers of each length, differences of students, and where they settle."""
-    students, teachers = (_of(params, role) for role in ("student", "teacher"))
+    students, teachers = student_runs(params), teacher_runs(params)
     if not present(rows, students):
         raise ValueError(f"rows: none of the {len(rows)} is a student of these params")
     found = differences(rows, students)
@@ -83,10 +89,6 @@ def tables(rows: Sequence[Row], params: TrainingLength) -> dict[str, pd.DataFram
         "differences": found,
         "settled": settled(found, params.lengths),
     }
-
-
-def _of(params: TrainingLength, role: str) -> list[Run]:
-    return runs(params.model_copy(update={"roles": (role,)}))
 
 
 def margins() -> dict[str, float]:

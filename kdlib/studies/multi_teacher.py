@@ -6,7 +6,6 @@ weights, data order, dropout and teachers; those without a method are compared w
 teachers and are not taught by them.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -44,12 +43,6 @@ SUMS = {
     "camkd_equal": "centroid+equal_hints",
     "ca_mkd": "ca_mkd_logits+ca_mkd_hints",  # the paper's, with its weights
 }
-AXES = {
-    "teacher": "teacher_models",
-    "student": "student_models",
-    "method": "methods",
-    "lambda": "lambdas",
-}
 
 
 class MultiTeacher(StudyParams):
@@ -60,7 +53,7 @@ class MultiTeacher(StudyParams):
     kd_temperature: of the former. lambdas: where there are some, alpha takes each of them in turn
     (0: no teachers). hint_stage: of the hints on maps, a stage's name or "last". fidelity_freq:
     epochs between two comparisons with the teachers on validation, 0: on test at the end only.
-    teacher_recipe: keys that differ for the teachers. roles: which runs a job makes.
+    teacher_recipe: keys that differ for the teachers.
     """
 
     optimizer: Literal["sgd", "adam"] = "adam"
@@ -80,27 +73,19 @@ class MultiTeacher(StudyParams):
     hint_stage: str = "last"
     fidelity_freq: Annotated[int, Field(ge=0)] = 1
     teacher_recipe: dict[str, Any] = Field(default_factory=dict)
-    roles: Annotated[tuple[Literal["teacher", "student"], ...], Field(min_length=1)] = (
-        "teacher",
-        "student",
-    )
 
 
 def runs(params: MultiTeacher) -> list[Run]:
-    """The runs of the roles asked for, teachers first in each seed."""
-    complete = params.model_copy(update={"options": merge(OPTIONS, params.options)})
-    grid.check_options(complete)
-    found = []
-    for seed in params.seeds:
-        if "teacher" in params.roles:
-            found += teachers(params, seed)
-        if "student" in params.roles:
-            found += _students(complete, seed)
-    return found
+    """Teachers, then students. LookupError or ValueError for a method that is not known."""
+    return teacher_runs(params) + student_runs(params)
 
 
-def teachers(params: MultiTeacher, seed: int) -> list[Run]:
-    """One run a teacher, by cross-entropy alone; every setting of the file shares them."""
+def teacher_runs(params: MultiTeacher) -> list[Run]:
+    """One run a teacher and seed, by cross-entropy alone; every setting of the file shares them."""
+    return [run for seed in params.seeds for run in _teachers(params, seed)]
+
+
+def _teachers(params: MultiTeacher, seed: int) -> list[Run]:
     common = grid.base(params, seed, STEM) | {"folder": STEM}
     recipe = params.recipe(**params.teacher_recipe)
     objective = grid.objective(params, "ce")
@@ -116,9 +101,16 @@ def teachers(params: MultiTeacher, seed: int) -> list[Run]:
     ]
 
 
+def student_runs(params: MultiTeacher) -> list[Run]:
+    """One run a student model, method, lambda (where there are some) and seed."""
+    complete = params.model_copy(update={"options": merge(OPTIONS, params.options)})
+    grid.check_options(complete)
+    return [run for seed in params.seeds for run in _students(complete, seed)]
+
+
 def _students(params: MultiTeacher, seed: int) -> list[Run]:
     common = grid.base(params, seed, STEM) | {"recipe": params.recipe()}
-    common |= {"teachers": teachers(params, seed), "fidelity_every": params.fidelity_freq}
+    common |= {"teachers": _teachers(params, seed), "fidelity_every": params.fidelity_freq}
     return [
         Run(
             **common,
@@ -151,10 +143,4 @@ def _objective(params: MultiTeacher, method: str, alpha: float) -> dict[str, dic
     return grid.objective(params.model_copy(update={"options": options}), "ce", parts)
 
 
-def restrict(params: MultiTeacher, chosen: Sequence[Run]) -> MultiTeacher:
-    """The params of a job: of one role, and of that its levels."""
-    role = chosen[0].labels.get("role", "student")
-    return grid.restrict(params, chosen, AXES).model_copy(update={"roles": (role,)})
-
-
-STUDIES.register(STEM, params=MultiTeacher, restrict=restrict, concludes=True, drawing=2.5)(runs)
+STUDIES.register(STEM, params=MultiTeacher, concludes=True, drawing=2.5)(runs)

@@ -60,7 +60,7 @@ class OverlappingTeachers(StudyParams):
     ImageNet weights; [false, true] makes both. methods: "none", a consensus rule, "restricted_kd",
     or a variant of these in `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no
     teacher. scheduler_step: epochs between two multiplications of lr by gamma, instead of a cosine.
-    controls: name -> a small grid beside the main one. only: ids of the runs to do, empty for all.
+    controls: name -> a small grid beside the main one.
     """
 
     data: str = "digits"
@@ -81,7 +81,6 @@ class OverlappingTeachers(StudyParams):
     temperature: Positive = 2.0
     scheduler_step: Count | None = None
     controls: dict[str, Control] = {}
-    only: tuple[str, ...] = ()
 
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe part; `scheduler_step` becomes milestones, the first even beyond the end."""
@@ -94,21 +93,18 @@ class OverlappingTeachers(StudyParams):
 
 
 def runs(params: OverlappingTeachers) -> list[Run]:
-    """Teachers, their ensembles and the students of each seed; only those of `only`, if any.
+    """Teachers, their ensembles and the students of each seed.
 
     ValueError or LookupError by name for a class that is not in the set or that nobody teaches, two
     teachers of the same classes, an unknown method; OSError for a given teacher without its file.
     """
     grid.check_options(params)
     _warn_of_untypical(params)
-    made = [
+    return [
         *teacher_runs(params),
         *(ensemble_run(params, name, seed) for seed in params.seeds for name in ENSEMBLES),
         *student_runs(params),
     ]
-    if unknown := sorted(set(params.only) - {run.id for run in made}):
-        raise ValueError(f"only: {unknown[0]!r} is no run of these params")
-    return [run for run in made if not params.only or run.id in params.only]
 
 
 def class_sets(params: OverlappingTeachers) -> dict[str, tuple[str, ...]]:
@@ -289,10 +285,4 @@ def _warn_once(text: str) -> None:
     log.warning(text)
 
 
-STUDIES.register(
-    STEM,
-    params=OverlappingTeachers,
-    restrict=lambda params, made: params.model_copy(update={"only": tuple(r.id for r in made)}),
-    concludes=True,
-    drawing=0.4,
-)(runs)
+STUDIES.register(STEM, params=OverlappingTeachers, concludes=True, drawing=0.4)(runs)

@@ -4,7 +4,6 @@ A run is a model and a method: names of `kdlib.objectives` joined by "+", "none"
 """
 
 import itertools
-from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -32,8 +31,7 @@ class SelfDistillation(StudyParams):
 
     methods: any that take no teacher; their constants are `options`. label_loss: what every label
     term uses (side heads: cross-entropy). mixup_alpha: 0 for none. grids: name -> `Grid`: BYOT from
-    a later head, networks of fewer stages, more seeds of some methods. whole: False for a job of a
-    batch, which has some of the runs: the report is drawn when all are there.
+    a later head, networks of fewer stages, more seeds of some methods.
     """
 
     models: Names = ("resnet20",)
@@ -41,7 +39,6 @@ class SelfDistillation(StudyParams):
     label_loss: str = "ce"
     mixup_alpha: NonNegative = 0.0
     grids: dict[str, Grid] = Field(default_factory=dict)
-    whole: bool = True
 
 
 def runs(params: SelfDistillation) -> list[Run]:
@@ -52,15 +49,11 @@ def runs(params: SelfDistillation) -> list[Run]:
     grid.check_options(params)
     found: dict[str, Run] = {}
     for part in (Grid(), *params.grids.values()):
-        seeds, models, methods = _levels(params, part)
-        for seed, model, method in itertools.product(seeds, models, methods):
+        axes = (getattr(part, axis) or getattr(params, axis) for axis in Grid.model_fields)
+        for model, method, seed in itertools.product(*axes):
             run = _run(params, model, method, seed)
             found.setdefault(run.id, run)
     return sorted(found.values(), key=lambda run: run.seed)
-
-
-def _levels(params: SelfDistillation, part: Grid) -> tuple[Sequence, Sequence, Sequence]:
-    return part.seeds or params.seeds, part.models or params.models, part.methods or params.methods
 
 
 def _run(params: SelfDistillation, model: str, method: str, seed: int) -> Run:
@@ -80,22 +73,4 @@ def _run(params: SelfDistillation, model: str, method: str, seed: int) -> Run:
     )
 
 
-def _restrict(params: SelfDistillation, made: Sequence[Run]) -> SelfDistillation:
-    """The params of a job: its seeds, of the main runs and of the grids that have them."""
-    wanted = {run.seed for run in made}
-    seeds, kept = _among(params.seeds, wanted), {}
-    for name, part in params.grids.items():
-        own, models, methods = _levels(params, part)
-        if among := _among(own, wanted):
-            kept[name] = Grid(seeds=among, models=models, methods=methods)
-    changes = {"seeds": seeds} if seeds else {"seeds": tuple(sorted(wanted)), "methods": ()}
-    return params.model_copy(update={**changes, "grids": kept, "whole": False})
-
-
-def _among(seeds: Sequence[int], wanted: set[int]) -> tuple[int, ...]:
-    return tuple(seed for seed in seeds if seed in wanted)
-
-
-STUDIES.register(STEM, params=SelfDistillation, restrict=_restrict, concludes=True, drawing=0.8)(
-    runs
-)
+STUDIES.register(STEM, params=SelfDistillation, concludes=True, drawing=0.8)(runs)

@@ -3,10 +3,7 @@
 It fixes the `epochs` of the grids: the length from which on differences keep their signs.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
-
-from pydantic import Field
+from collections.abc import Callable
 
 from kdlib import grid
 from kdlib.config import Given, Params, Run
@@ -14,36 +11,39 @@ from kdlib.config.schema import Lengths
 from kdlib.registry import STUDIES
 
 STEM = "00_training_length"
-Roles = Annotated[tuple[Literal["teacher", "student"], ...], Field(min_length=1)]
 
 
 class TrainingLength(Params):
-    """The params of 00_training_length: those of the grid, whose `epochs` are each of `lengths`.
-
-    roles: which runs a job makes.
-    """
+    """The params of 00_training_length: those of the grid, whose `epochs` are each of `lengths`."""
 
     lengths: Lengths = (10, 20, 40, 80)
-    roles: Roles = ("teacher", "student")
 
 
 def runs(params: TrainingLength) -> list[Run]:
-    """Teachers, students and controls of each length; the length is a label of theirs.
+    """Teachers, students and controls of each length.
 
-    ValueError for a teacher that is given, which has no length, or where nothing is without KD (a
-    job of students alone may leave that to others).
+    ValueError for a teacher that is given, which has no length, or where nothing is without KD.
     """
     if isinstance(params.teacher_model, Given):
         raise ValueError("teacher_model: a given teacher has no length of training")
-    if len(params.roles) > 1 and grid.NO_KD not in params.kd_methods:
+    if grid.NO_KD not in params.kd_methods:
         raise ValueError(f"kd_methods lacks {grid.NO_KD!r}: against what is KD to be compared?")
-    found = []
-    for length in params.lengths:
-        own = params.model_copy(update={"epochs": length})
-        found += grid.teacher_runs(own) if "teacher" in params.roles else []
-        if "student" in params.roles:
-            found += grid.student_runs(own) + grid.control_runs(own)
-    return [_filed(run, params.setting) for run in found]
+    return teacher_runs(params) + student_runs(params)
+
+
+def teacher_runs(params: TrainingLength) -> list[Run]:
+    """The teachers of each length; the length is a label of theirs."""
+    return _each_length(params, grid.teacher_runs)
+
+
+def student_runs(params: TrainingLength) -> list[Run]:
+    """The students of each length, of teachers of that length, and the controls."""
+    return _each_length(params, lambda own: grid.student_runs(own) + grid.control_runs(own))
+
+
+def _each_length(params: TrainingLength, make: Callable[[Params], list[Run]]) -> list[Run]:
+    made = (make(params.model_copy(update={"epochs": length})) for length in params.lengths)
+    return [_filed(run, params.setting) for runs in made for run in runs]
 
 
 def _filed(run: Run, setting: str) -> Run:
@@ -54,14 +54,4 @@ def _filed(run: Run, setting: str) -> Run:
     return run.model_copy(update={"folder": folder, "teachers": teachers, "labels": labels})
 
 
-def _restrict(params: TrainingLength, made: Sequence[Run]) -> TrainingLength:
-    """The params of a job: its length, its roles, its levels of the grid's axes."""
-    roles = tuple(dict.fromkeys(run.labels.get("role", "student") for run in made))
-    own = {"lengths": (made[0].recipe.epochs,), "roles": roles}
-    alone = {"kd_methods": (), "roles": ("student",)}  # control grids and nothing else
-    return grid.restrict_grid(
-        params.model_copy(update=own), made, lambda some: runs(some.model_copy(update=alone))
-    )
-
-
-STUDIES.register(STEM, params=TrainingLength, restrict=_restrict, concludes=True)(runs)
+STUDIES.register(STEM, params=TrainingLength, concludes=True)(runs)
