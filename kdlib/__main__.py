@@ -164,7 +164,7 @@ def _concluded(whole: Any) -> list[tuple[str, Any]]:
     """The parts of a profile that write a section of its report."""
     from kdlib import report
 
-    return [(stem, params) for stem, params, _ in whole.parts if stem in report.SECTIONS]
+    return [(stem, params) for stem, params, _ in whole.parts if report.of(stem)]
 
 
 def _evaluate(options: argparse.Namespace) -> int:

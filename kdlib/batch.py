@@ -88,10 +88,10 @@ def _draw(whole: Plan, names: Collection[str]) -> None:
     rows = stored_rows(whole)
     for name in names:
         stem, params, _ = parts[name]
-        if stem in report.SECTIONS:
+        if writer := report.of(stem):
             (whole.out_dir / ".batch" / "done" / f"{name}.json").unlink(missing_ok=True)
             try:
-                page = report.of(stem).write(rows, params, whole.out_dir)
+                page = writer.write(rows, params, whole.out_dir)
                 print(f"{name}: incomplete, see {page}", file=sys.stderr)
             except (ValueError, OSError) as error:  # nothing of it is there, or no disk
                 print(f"{name}: not drawn, {error}", file=sys.stderr)

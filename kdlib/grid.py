@@ -262,6 +262,7 @@ def _sha256(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-STUDIES.register(TEACHERS, params=Params)(teacher_runs)
-STUDIES.register(STUDENTS, params=Params)(lambda own: student_runs(own) + control_runs(own))
-STUDIES.register(STUDY, params=Params, drawing=1.0)(lambda own: [])
+_GRID = {"study": "kd_calibration", "params": Params}
+STUDIES.register(TEACHERS, **_GRID)(teacher_runs)
+STUDIES.register(STUDENTS, **_GRID)(lambda own: student_runs(own) + control_runs(own))
+STUDIES.register(STUDY, **_GRID, section="kd_calibration", drawing=1.0)(lambda own: [])

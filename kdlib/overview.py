@@ -14,21 +14,15 @@ from matplotlib.figure import Figure
 from kdlib import prices
 from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
+from kdlib.registry import STUDIES
 from kdlib.report import audit, practice, readable
-from kdlib.report.answers import STUDIES, answer
+from kdlib.report.answers import answer
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, UNDECIDED
 from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
 PAGES = "docs/results"
 CLAIMS, CELLS = "docs/claims.png", "docs/acc_vs_ece.png"  # the README's pictures
-# The notebooks of each study that train.
-NOTEBOOKS = {
-    "kd_calibration": ("00", "01", "02"),
-    "self_distillation": ("04",),
-    "multi_teacher": ("05",),
-    "overlapping_teachers": ("06",),
-}
 SHOWCASE = "digits5"  # whose cells the README shows
 TOP = 5
 PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
@@ -74,9 +68,13 @@ class Overview:
     def ledger(self) -> dict[str, list[prices.Line]]:
         """Of each study: what was run, what was not, and what it took and would take."""
         seconds = prices.stored()
+        stems = {
+            study: tuple(name for name in STUDIES.names() if STUDIES[name].facts["study"] == study)
+            for study in self.claims.studies
+        }
         return {
-            study: [line for one in self.plans for line in prices.ledger(one, stems, seconds)]
-            for study, stems in NOTEBOOKS.items()
+            study: [line for one in self.plans for line in prices.ledger(one, own, seconds)]
+            for study, own in stems.items()
         }
 
     def with_advice(self, study: str, sentence: str) -> str:
@@ -103,11 +101,11 @@ class Overview:
 def first_screen(overview: Overview) -> str:
     """The README's answer, in Markdown."""
     total, *by_study = overview.answer
-    told = [total, *map(overview.with_advice, STUDIES, by_study)]
+    told = [total, *map(overview.with_advice, overview.claims.studies, by_study)]
     sentences = "\n".join(f"{at}. {text}" for at, text in enumerate(told, start=1))
     lines = [
         {
-            "study": f"[{STUDIES[study]}]({PAGES}/{study}.md)",
+            "study": f"[{overview.claims.studies[study].name}]({PAGES}/{study}.md)",
             "runs done (hours of one core, beside other work)": _by_profile(lines, "done", "spent"),
             "not run (hours of a free core)": _by_profile(
                 [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
@@ -150,18 +148,17 @@ def _hours(hours: float) -> str:
 def page(overview: Overview, study: str) -> str:
     """A study's page: its sentence, two sentences a scale for who has to choose, its claims, what
     was not run and what that would cost, in Markdown."""
-    place = list(overview.claims.sources).index(study) + 1
+    place = list(overview.claims.studies).index(study) + 1
     advice = practice.sentences(study, overview.found, overview.claims)
     advice = advice or ["No run of this study is stored, so there is nothing to go by."]
-    name, source = STUDIES[study], overview.claims.sources[study]
     parts = [
-        f"# {name[0].upper()}{name[1:]}: results",
+        f"# {overview.claims.name(study)}: results",
         WRITTEN,
         overview.answer[place],
         "## Practical advice",
         "\n".join(f"- {text}" for text in advice),
         "## The claims",
-        f"Published in {source}. {' '.join(audit.RULE.split())}",
+        f"Published in {overview.claims.studies[study].source}. {' '.join(audit.RULE.split())}",
         markdown(_claims(overview, study)),
         "## What was run, what was not, and what it would cost",
         " ".join(PRICED.split()),

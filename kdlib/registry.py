@@ -80,6 +80,9 @@ LABEL_LOSSES = Registry("label loss")
 TERMS = Registry("KD method")
 TARGETS = Registry("target source")
 MODELS = Registry("model")
+# Facts of a notebook. study: whose claims its runs judge, "" for none. params: their model.
+# section: the module of kdlib.report that writes its part of the report. concludes: it runs once
+# more when all its runs are there. drawing: how long it draws, in starts of a job.
 STUDIES = Registry("notebook")
 ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
 

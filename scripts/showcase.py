@@ -12,7 +12,6 @@ from pathlib import Path
 from kdlib import overview, plots
 from kdlib.plan import ROOT
 from kdlib.report import audit, csv
-from kdlib.report.answers import STUDIES
 from kdlib.report.pairs import DIGITS
 from kdlib.studies.published_claims import STEM
 
@@ -28,7 +27,8 @@ def files(found: overview.Overview) -> dict[Path, str]:
     blocks = {"answer": overview.first_screen(found), "cells": overview.cells(study)}
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
-    pages = {ROOT / overview.PAGES / f"{name}.md": overview.page(found, name) for name in STUDIES}
+    folder = ROOT / overview.PAGES
+    pages = {folder / f"{name}.md": overview.page(found, name) for name in found.claims.studies}
     verdicts = csv(found.verdicts).decode()
     tables = {folder / STEM / "verdicts.csv": verdicts for folder in sections()}
     return {readme: text, **pages, **tables}

@@ -139,7 +139,7 @@ def broken(tmp_path, **changes):
     [
         ({"sorce": "x"}, ["crd_accuracy", "'sorce'", "'source'"]),
         ({"source": None}, ["crd_accuracy", "source"]),
-        ({"study": "kd"}, ["crd_accuracy", "study", "'kd'"]),
+        ({"study": "kd"}, ["crd_accuracy", "study", "'kd'", "known: kd_calibration"]),
         ({"id": "No Name"}, ["id", "No Name"]),
         ({"judged_by.side": "up"}, ["crd_accuracy", "judged_by.side", "'up'"]),
         ({"judged_by.level": {}}, ["crd_accuracy", "judged_by.level"]),
@@ -147,7 +147,7 @@ def broken(tmp_path, **changes):
         ({"judged_by.metric": "acu"}, ["crd_accuracy", "'acu'", "'acc'"]),
         ({"published.says": None}, ["crd_accuracy", "published.says"]),
         ({"top.seeds": 0}, ["seeds", "0"]),
-        ({"top.sources": {"multi_teacher": "x"}}, ["crd_accuracy", "sources", "kd_calibration"]),
+        ({"top.studies": {"a": {"name": "x", "source": "y"}}}, ["unknown study", "kd_calibration"]),
         ({"top.claims": {}}, ["claims", "dict"]),
         ({"top.claims": [3]}, ["claim 1", "3"]),
         ({"top.claims": []}, ["claims"]),
@@ -331,7 +331,8 @@ def one_claim(**judged):
              "published": {"says": "nothing"}, "judged_by": values}  # fmt: skip
     claims = TypeAdapter(Claims).validate_python({
         "margins": {"acc": 0.005, "ece": 0.005, "fidelity.centroid_probs": 0.0}, "seeds": 5,
-        "sources": {"kd_calibration": "x"}, "claims": [claim],
+        "studies": {"kd_calibration": {"name": "KD x calibration", "source": "x"}},
+        "claims": [claim],
     })  # fmt: skip
     return claims.claims[0], claims
 

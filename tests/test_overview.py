@@ -293,7 +293,9 @@ def table_of(*verdicts):
     """One claim's lines, one a verdict."""
     claims = load_claims()
     first = claims.claims[0]
-    one = claims.model_copy(update={"claims": (first,), "sources": {first.study: "x"}})
+    one = claims.model_copy(
+        update={"claims": (first,), "studies": {first.study: claims.studies[first.study]}}
+    )
     base = {"id": first.id, "study": first.study, "metric": "acc", "side": "higher", "p": 0.5,
             "effect": 0.02, "effect_ci95": 0.01, "margin": 0.005, "seeds": 5, "scale": "somewhere",
             "versus": 0.7,

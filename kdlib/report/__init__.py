@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from kdlib import grid
 from kdlib.config import StudyParams
+from kdlib.registry import STUDIES
 from kdlib.report.effects import summary
 from kdlib.report.images import batch_ece
 from kdlib.report.kd_calibration import write
@@ -20,7 +20,6 @@ from kdlib.report.text import readable, title
 from kdlib.store import Row
 
 __all__ = [
-    "SECTIONS",
     "Study",
     "batch_ece",
     "cells",
@@ -34,19 +33,12 @@ __all__ = [
     "write",
 ]
 
-# Which module writes the section of a notebook.
-SECTIONS = {
-    "00_training_length": "training_length",
-    grid.STUDY: "kd_calibration",
-    "04_self_distillation": "self_distillation",
-    "05_multi_teacher_fidelity": "multi_teacher",
-    "06_overlapping_teachers": "overlapping",
-}
 
-
-def of(stem: str) -> ModuleType:
-    """The module of a notebook's section, by the notebook's stem."""
-    return import_module(f"kdlib.report.{SECTIONS[stem]}")
+def of(stem: str) -> ModuleType | None:
+    """The module that writes a notebook's section, by the notebook's stem; None where it has none
+    that a batch could write for it."""
+    section = STUDIES[stem].facts.get("section")
+    return import_module(f"kdlib.report.{section}") if section else None
 
 
 def differing_tables(

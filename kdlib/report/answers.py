@@ -11,12 +11,6 @@ from kdlib.report.pairs import apart
 from kdlib.studies.published_claims import Claims
 
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
-STUDIES = {
-    "kd_calibration": "KD x calibration",
-    "self_distillation": "self-distillation",
-    "multi_teacher": "several teachers",
-    "overlapping_teachers": "overlapping teachers",
-}
 # How an effect on a metric is written: its name, unit, factor, digits.
 UNITS = {
     "acc": ("accuracy", " points", 100, 2),
@@ -61,9 +55,10 @@ def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
     """One sentence of all claims, then one of each study: how many hold, do not, are undecided or
     not run, and the clearest with its effect and interval, beside the published effect."""
     table = standings(claims, verdicts)
-    total = f"{_counts(table, f'claims of {len(claims.sources)} public studies')}{_failed(table)}; "
+    total = f"{_counts(table, f'claims of {len(claims.studies)} public studies')}{_failed(table)}; "
     total += "a verdict is about the scale it was measured at, and no more."
-    return [total, *(_of_study(study, table[table["study"] == study]) for study in claims.sources)]
+    own = ((claims.name(study), table[table["study"] == study]) for study in claims.studies)
+    return [total, *(_of_study(name, part) for name, part in own)]
 
 
 def _failed(table: pd.DataFrame) -> str:
@@ -79,9 +74,8 @@ def _failed(table: pd.DataFrame) -> str:
     )
 
 
-def _of_study(study: str, table: pd.DataFrame) -> str:
-    text = f"{STUDIES[study][0].upper()}{STUDIES[study][1:]}"
-    measured = table.dropna(subset="seeds")
+def _of_study(name: str, table: pd.DataFrame) -> str:
+    text, measured = name, table.dropna(subset="seeds")
     shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
     if shared:
         fewest, most = (f"{number:.0f}" for number in measured["seeds"].agg(["min", "max"]))

@@ -10,7 +10,6 @@ from kdlib.plots.claims import forest
 from kdlib.report import claims as judging
 from kdlib.report import html, literature
 from kdlib.report.answers import (
-    STUDIES,
     UNITS,
     amount,
     answer,
@@ -82,9 +81,9 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         html.heading("The claims, and what their own numbers support"),
         html.note(SUPPORT),
         *(
-            html.folded(f"{STUDIES[study]}: {len(claims.of(study))} claims",
-                        html.note(f"Published in {source}."), html.items(told(claims, study)))
-            for study, source in claims.sources.items()
+            html.folded(f"{one.name}: {len(claims.of(study))} claims",
+                        html.note(f"Published in {one.source}."), html.items(told(claims, study)))
+            for study, one in claims.studies.items()
         ),
         html.heading("What went wrong in published code"),
         *demonstrations(),
@@ -143,7 +142,7 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "p": p_value(line["p"]),
             "p Holm": p_value(line["p_holm"]),
             "scale": "" if pd.isna(line["scale"]) else f"{line['profile']}: {line['scale']}",
-            "study": STUDIES[claim.study],
+            "study": claims.studies[claim.study].name,
             "in words": claim.claim,
             "source": claim.source,
         })  # fmt: skip
@@ -156,14 +155,14 @@ def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     words = {claim.id: claim.claim.rstrip(".") for claim in claims.claims}
     measured = verdicts.dropna(subset="effect")
     lines = []
-    for study in claims.sources:
+    for study in claims.studies:
         own = measured[measured["study"] == study]
         scales = own["scale"] + ", n = " + own["seeds"].astype(int).astype(str)
         shared, apart = split(list(scales.unique())) if len(own) else ("", {})
         for where, line in zip(scales, own.to_dict("records"), strict=True):
             sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
             lines.append({
-                "heading": f"{_capital(STUDIES[study])}: {shared}",
+                "heading": f"{claims.name(study)}: {shared}",
                 "label": words[line["id"]] + (f" ({apart[where]})" if apart[where] else ""),
                 "told": f"{UNITS.get(line['metric'], (line['metric'],))[0]} {effect(line)}",
                 "verdict": line["verdict"],
@@ -186,10 +185,6 @@ def told(claims: Claims, study: str) -> list[str]:
         mistakes = "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on)
         texts.append(text + f" The numbers went through: {mistakes}." * bool(mistakes))
     return texts
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _name(claim: str) -> str:

@@ -94,7 +94,7 @@ def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     """One line a scale and option: its effects on accuracy and ECE, and on what is left of them
     after a fit (`FITTED`; NaN where none was made), level minus not choosing it, means over seeds
     with half-widths; only options with as many seeds as the scale's others."""
-    notebook, choices = CHOICES[study]
+    notebook, choices = CHOICES.get(study, ("", ()))  # none: nothing to advise on
     own = [entry for entry in found if entry.facts["notebook"] == notebook]
     lines = []
     for choice in itertools.chain.from_iterable(_split(own, choice) for choice in choices):

@@ -143,4 +143,11 @@ def _objective(params: MultiTeacher, method: str, alpha: float) -> dict[str, dic
     return grid.objective(params.model_copy(update={"options": options}), "ce", parts)
 
 
-STUDIES.register(STEM, params=MultiTeacher, concludes=True, drawing=2.5)(runs)
+STUDIES.register(
+    STEM,
+    study="multi_teacher",
+    params=MultiTeacher,
+    section="multi_teacher",
+    concludes=True,
+    drawing=2.5,
+)(runs)

@@ -285,4 +285,11 @@ def _warn_once(text: str) -> None:
     log.warning(text)
 
 
-STUDIES.register(STEM, params=OverlappingTeachers, concludes=True, drawing=0.4)(runs)
+STUDIES.register(
+    STEM,
+    study="overlapping_teachers",
+    params=OverlappingTeachers,
+    section="overlapping",
+    concludes=True,
+    drawing=0.4,
+)(runs)

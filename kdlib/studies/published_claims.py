@@ -18,7 +18,6 @@ from kdlib.registry import STUDIES, suggest
 STEM = "07_published_claims"
 CLAIMS = Path(__file__).parents[2] / "params" / "claims.yaml"
 
-Study = Literal["kd_calibration", "self_distillation", "multi_teacher", "overlapping_teachers"]
 Side = Literal["higher", "lower"]
 Scalar = bool | int | float | str
 # Label -> its value, or a list of values that all match.
@@ -80,7 +79,7 @@ class Claim(Strict):
     published code that its published numbers went through."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    study: Study
+    study: str
     source: str
     claim: str
     published: Published
@@ -88,13 +87,20 @@ class Claim(Strict):
     judged_by: Comparison
 
 
+class Study(Strict):
+    """A published study: a name for readers, and where it was published."""
+
+    name: str
+    source: str
+
+
 class Claims(Strict):
     """All claims. margins: metric -> the margin of comparisons that give none; seeds: fewer give no
-    verdict; sources: where each study was published."""
+    verdict; studies: what the claims' `study` means."""
 
     margins: dict[str, float]
     seeds: Count = 5
-    sources: dict[Study, str]
+    studies: dict[str, Study]
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -104,8 +110,9 @@ class Claims(Strict):
             if claim.id in seen:
                 raise ValueError(f"the id {claim.id!r} stands twice")
             seen.add(claim.id)
-            if claim.study not in self.sources:
-                raise ValueError(f"{claim.id}: sources lack {claim.study!r}")
+            if claim.study not in self.studies:
+                hint = suggest(claim.study, self.studies)
+                raise ValueError(f"{claim.id}: unknown study {claim.study!r}, {hint}")
             self.margin(claim)
         return self
 
@@ -118,6 +125,11 @@ class Claims(Strict):
             hint = suggest(judged.metric, self.margins)
             raise ValueError(f"{claim.id}: no margin for the metric {judged.metric!r}, {hint}")
         return self.margins[judged.metric]
+
+    def name(self, study: str) -> str:
+        """A study's name for readers, to start a sentence with."""
+        name = self.studies[study].name
+        return name[0].upper() + name[1:]
 
     def of(self, study: str) -> tuple[Claim, ...]:
         """The claims of one study, a family for the adjustment of their p values."""
@@ -163,4 +175,4 @@ def _named(claims: Any, path: Path) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-STUDIES.register(STEM, params=PublishedClaims, drawing=0.3)(lambda params: [])
+STUDIES.register(STEM, study="", params=PublishedClaims, drawing=0.3)(lambda own: [])

@@ -73,4 +73,11 @@ def _run(params: SelfDistillation, model: str, method: str, seed: int) -> Run:
     )
 
 
-STUDIES.register(STEM, params=SelfDistillation, concludes=True, drawing=0.8)(runs)
+STUDIES.register(
+    STEM,
+    study="self_distillation",
+    params=SelfDistillation,
+    section="self_distillation",
+    concludes=True,
+    drawing=0.8,
+)(runs)

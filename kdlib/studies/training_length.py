@@ -54,4 +54,6 @@ def _filed(run: Run, setting: str) -> Run:
     return run.model_copy(update={"folder": folder, "teachers": teachers, "labels": labels})
 
 
-STUDIES.register(STEM, params=TrainingLength, concludes=True)(runs)
+STUDIES.register(
+    STEM, study="kd_calibration", params=TrainingLength, section="training_length", concludes=True
+)(runs)
