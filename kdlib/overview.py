@@ -17,17 +17,21 @@ from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
 from kdlib.report import audit, practice, readable
 from kdlib.report.answers import answer
-from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, UNDECIDED
+from kdlib.report.claims import ILLUSTRATION, NOT_RUN
+from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
 
-PAGES = "docs/results"
+PAGES, AUDIT = "docs/results", "audit.md"
 CLAIMS, CELLS = "docs/claims.png", "docs/acc_vs_ece.png"  # the README's pictures
 SHOWCASE = "digits5"  # whose cells the README shows
 TOP = 5
 PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
 machine. To go: hours of a free core, from a few steps of each kind of run
 ([prices.json](prices.json) names the machine); `./run_all.sh PROFILE --dry-run` measures yours."""
+DETAILS = """Where it would hold, from what level, what stands beside it (the claim's third level
+against the same), settings, seeds, p of the t test against the margin, p after Holm, mistakes that
+the published numbers went through, source"""
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
 
 
@@ -78,13 +82,8 @@ class Overview:
         }
 
     def with_advice(self, study: str, sentence: str) -> str:
-        """A study's sentence and what helped in it; where no verdict stands, what its rows say."""
-        own = self.verdicts[self.verdicts["study"] == study]
-        if own["verdict"].isin([HOLDS, FAILS, UNDECIDED]).any():
-            advice = practice.helped(study, self.found, self.claims)
-        else:
-            advice = practice.sentences(study, self.found, self.claims)[:1]
-        return " ".join([sentence, *advice])
+        """A study's sentences and what helped in it, at scales of several seeds."""
+        return " ".join([sentence, *practice.helped(study, self.found, self.claims)])
 
     def figure(self) -> Figure:
         """The effects that were claimed, ours and published; digits alone where there is nothing
@@ -101,8 +100,10 @@ class Overview:
 def first_screen(overview: Overview) -> str:
     """The README's answer, in Markdown."""
     total, *by_study = overview.answer
-    told = [total, *map(overview.with_advice, overview.claims.studies, by_study)]
-    sentences = "\n".join(f"{at}. {text}" for at, text in enumerate(told, start=1))
+    told = map(overview.with_advice, overview.claims.studies, by_study)
+    names = [*map(overview.claims.name, overview.claims.studies)]
+    bold = (text.replace(name, f"**{name}**", 1) for name, text in zip(names, told, strict=True))
+    sentences = "\n".join(f"{at}. {text}" for at, text in enumerate([total, *bold], start=1))
     lines = [
         {
             "study": f"[{overview.claims.studies[study].name}]({PAGES}/{study}.md)",
@@ -146,20 +147,20 @@ def _hours(hours: float) -> str:
 
 
 def page(overview: Overview, study: str) -> str:
-    """A study's page: its sentence, two sentences a scale for who has to choose, its claims, what
-    was not run and what that would cost, in Markdown."""
+    """A study's page: its sentences, its options for who has to choose, its claims, what was not
+    run and what that would cost, in Markdown."""
     place = list(overview.claims.studies).index(study) + 1
-    advice = practice.sentences(study, overview.found, overview.claims)
-    advice = advice or ["No run of this study is stored, so there is nothing to go by."]
+    source = overview.claims.studies[study].source
     parts = [
         f"# {overview.claims.name(study)}: results",
         WRITTEN,
         overview.answer[place],
-        "## Practical advice",
-        "\n".join(f"- {text}" for text in advice),
+        "## What to choose",
+        *_advice(overview, study),
         "## The claims",
-        f"Published in {overview.claims.studies[study].source}. {' '.join(audit.RULE.split())}",
-        markdown(_claims(overview, study)),
+        f"Published in {source}. [How claims are judged, and what went wrong in published code]"
+        f"({AUDIT}).",
+        *_claims(overview, study),
         "## What was run, what was not, and what it would cost",
         " ".join(PRICED.split()),
         markdown(_costs(overview.ledger[study])),
@@ -168,14 +169,54 @@ def page(overview: Overview, study: str) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _claims(overview: Overview, study: str) -> pd.DataFrame:
-    """Every claim at every scale but digits."""
-    verdicts = overview.verdicts
-    own = (verdicts["study"] == study) & (verdicts["verdict"] != ILLUSTRATION)
-    shown = audit.readable(overview.claims, verdicts)[own]
-    columns = ["in words", "verdict", "metric", "ours", "in its settings", "from", "to hold",
-               "seeds", "p", "p Holm", "published", "scale"]  # fmt: skip
-    return shown[columns].rename(columns={"in words": "claim", "published": "published (mean)"})
+def _advice(overview: Overview, study: str) -> list[str]:
+    scales = practice.advice(study, overview.found, overview.claims)
+    if not scales:
+        return ["No run of this study is stored, so there is nothing to go by."]
+    tables = (text for told, table in scales for text in (f"On {told}", markdown(table)))
+    return [" ".join(practice.FITS.split()), *tables]
+
+
+def _claims(overview: Overview, study: str) -> list[str]:
+    """A study's claims: at each scale but digits what our runs say, and behind it all else."""
+    verdicts = overview.verdicts[overview.verdicts["study"] == study]
+    shown = audit.readable(overview.claims, verdicts).drop(columns="claim")
+    shown = shown.rename(columns={"in words": "claim"})
+    shown["ours"] = (shown["metric"] + " " + shown["ours"]).where(shown["ours"] != "", "")
+    shown["published"] = shown["published"].where(shown["published"] != "", "no number")
+    run = ~verdicts["verdict"].isin([ILLUSTRATION, NOT_RUN])
+    parts = []
+    for scale, own in shown[run].groupby("scale", sort=False):
+        more = ["claim", "to hold", "from", "beside", "in its settings", "seeds", "p", "p Holm",
+                "derived", "rests on", "source"]  # fmt: skip
+        parts += [
+            f"### {scale}",
+            markdown(own[["claim", "verdict", "ours", "after a fit", "published"]]),
+            f"<details><summary>{' '.join(DETAILS.split())}</summary>",
+            markdown(own[[name for name in more if (own[name] != "").any()]]),
+            "</details>",
+        ]
+    waiting = shown.loc[verdicts["verdict"] == NOT_RUN, "claim"]
+    return parts + ["Not run:\n\n" + "\n".join(f"- {claim}" for claim in waiting)] * bool(
+        len(waiting)
+    )
+
+
+def audit_page(overview: Overview) -> str:
+    """How claims are judged, and what went wrong in published code, in Markdown."""
+    parts = ["# How claims are judged, and what went wrong in published code", WRITTEN]
+    parts += ["## How a claim is judged", " ".join(audit.RULE.split())]
+    parts += ["## What went wrong", " ".join(audit.CARE.split())]
+    for name, one in DEMONSTRATIONS.items():
+        resting = [claim.claim for claim in overview.claims.claims if name in claim.rests_on]
+        parts += [
+            f"### {one.title}",
+            one.run().line,
+            f"Source: {one.source}. How it is known: {one.known}.",
+            "\n".join(["Published numbers that went through it are those of:", "",
+                       *(f"- {claim}" for claim in resting)]) if resting else "",
+        ]  # fmt: skip
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _costs(lines: Sequence[prices.Line]) -> pd.DataFrame:

@@ -29,6 +29,7 @@ def files(found: overview.Overview) -> dict[Path, str]:
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
     folder = ROOT / overview.PAGES
     pages = {folder / f"{name}.md": overview.page(found, name) for name in found.claims.studies}
+    pages[folder / overview.AUDIT] = overview.audit_page(found)
     verdicts = csv(found.verdicts).decode()
     tables = {folder / STEM / "verdicts.csv": verdicts for folder in sections()}
     return {readme: text, **pages, **tables}

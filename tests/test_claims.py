@@ -1,5 +1,6 @@
 """Published claims: the file, readings of published tables, the rule of verdicts, the section."""
 
+import copy
 import itertools
 import math
 import re
@@ -595,6 +596,30 @@ def profile(tmp_path):
         (tmp_path / "mine" / "02_students" / "rows").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "mine" / "02_students" / "rows")
     return tmp_path / "mine"
+
+
+def test_what_a_fit_leaves_and_what_stands_beside_are_paired_alike():
+    """An effect after a fit counts only with the seeds and pairs of the effect itself."""
+    rows = grid_rows(0.03, 0.005)
+    for one in rows:
+        one["metrics"]["logit_adjustment"] = {"acc": one["metrics"]["test"]["acc"] / 2}
+        alone = copy.deepcopy(one)
+        if one["labels"]["kd_method"] == "kd":
+            alone["labels"]["kd_method"] = "none"
+            alone["metrics"]["test"]["acc"] -= 0.1
+            rows = [*rows, alone]
+    claim, claims = one_claim(beside={"kd_method": "none"})
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert line["fitted"] == pytest.approx(line["effect"] / 2)
+    assert line["fitted_ci95"] == pytest.approx(line["effect_ci95"] / 2)
+    assert line["beside"] == pytest.approx(-0.1)
+    assert line["beside_ci95"] == pytest.approx(0)
+    assert answers.fitted(line).endswith(" points after a logit adjustment")
+    for one in rows:
+        if one["run"]["seed"] == 3:
+            del one["metrics"]["logit_adjustment"]
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert "fitted" not in line  # of fewer seeds than the effect: no comparison
 
 
 def test_entries_are_read_once_and_damage_is_named(profile):

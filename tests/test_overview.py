@@ -211,43 +211,75 @@ def test_a_study_that_was_run_is_told_with_its_numbers_and_the_others_are_not_ru
     assert "Self-distillation (cifar100, resnet8, 15 epochs, bf16; 5 seeds): " in own
     assert f"{counts[HOLDS]} hold, {counts[FAILS]} do not hold" in total
     assert total.count("30 are not run") == 1
-    for kind, words in (
-        (HOLDS, "the clearest that holds"),
-        (FAILS, "the clearest that does not hold"),
-    ):
-        judged = found.verdicts[found.verdicts["verdict"] == kind].sort_values("p")
-        if kind == FAILS:  # first what published numbers support
-            towards = judged["side"].map({"higher": 1, "lower": -1})
-            supported = judged["published_effect"] > towards * judged["margin"]
-            judged = judged[supported] if supported.any() else judged
-            words += " though published numbers support it" * bool(supported.any())
-        best = judged.iloc[0]
-        claim = next(one for one in found.claims.claims if one.id == best["id"])
-        shown = answers.effect(best)
-        assert f"{words}: “{claim.claim.rstrip('.')}” (" in own
-        assert shown in own
-        if best["metric"] == "acc":
-            method = claim.judged_by.level["method"]
-            gaps = [
-                100 * (a - b) for a, b in zip(accuracies(rows, method), accuracies(rows, "none"),
-                                              strict=True)
-            ]  # fmt: skip
-            assert shown == "{:+.2f} ± {:.2f} points".format(*interval(gaps))
+    # What is read of them: its effects are those of the claims it names.
+    text = found.claims.studies["self_distillation"].reading
+    for claim in ("pskd_accuracy", "all_three_accuracy"):
+        method = next(one for one in found.claims.claims if one.id == claim).judged_by.level[
+            "method"
+        ]
+        gaps = [
+            100 * (a - b) for a, b in zip(accuracies(rows, method), accuracies(rows, "none"),
+                                          strict=True)
+        ]  # fmt: skip
+        assert f"{{{claim}}}" in text
+        assert "{:+.2f} ± {:.2f} points".format(*interval(gaps)) in own
+
+
+def clearest(claims, verdicts):
+    """A study's sentence where nobody has read its verdicts yet."""
+    plain = claims.model_copy(update={"studies": {
+        name: one.model_copy(update={"reading": ""}) for name, one in claims.studies.items()
+    }})  # fmt: skip
+    return answers.answer(plain, verdicts)
+
+
+def test_without_a_reading_the_clearest_claims_are_told(some):
+    found, _ = some
+    own = clearest(found.claims, found.verdicts)[2]
+    judged = found.verdicts[found.verdicts["verdict"] == HOLDS].sort_values("p")
+    claim = next(one for one in found.claims.claims if one.id == judged.iloc[0]["id"])
+    assert f"the clearest that holds: “{claim.claim.rstrip('.')}” (" in own
+    assert answers.effect(judged.iloc[0]) in own
+    failed = found.verdicts[found.verdicts["verdict"] == FAILS].sort_values("p")
+    towards = failed["side"].map({"higher": 1, "lower": -1})
+    supported = failed[failed["published_effect"] > towards * failed["margin"]]
+    turned = failed[[bool(answers.reversed_effect(line)) for _, line in failed.iterrows()]]
+    best = next(some for some in (supported, turned, failed) if len(some)).iloc[0]
+    assert answers.effect(best) in own
+
+
+def test_a_reading_names_claims_of_its_study_and_waits_for_their_verdicts(some):
+    found, _ = some
+    studies = found.claims.studies
+
+    def read(text):
+        own = studies["self_distillation"].model_copy(update={"reading": text})
+        changed = found.claims.model_copy(update={"studies": studies | {"self_distillation": own}})
+        return answers.reading(changed, "self_distillation", found.verdicts)
+
+    (line,) = found.verdicts[found.verdicts["id"] == "pskd_accuracy"].to_dict("records")
+    assert read("So {pskd_accuracy}.") == f"So {answers.effect(line)}."
+    with pytest.raises(LookupError, match="unknown claim 'pskd_acuracy', did you mean 'pskd_acc"):
+        read("{pskd_acuracy}")
+    with pytest.raises(LookupError, match="unknown claim 'crd_accuracy'"):
+        read("{crd_accuracy}")
+    few = found.verdicts.assign(verdict="4 seeds: no verdict")
+    assert answers.reading(found.claims, "self_distillation", few) == ""
 
 
 def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
     found, rows = some
     text = overview.page(found, "self_distillation")
-    first, second = re.findall(r"^- (.*)$", text, re.MULTILINE)
-    assert first.startswith("On cifar100, resnet8, 15 epochs, bf16 (5 seeds, 95 % intervals)")
+    (told,) = re.findall(r"^On (.*)$", text, re.MULTILINE)
+    assert told.startswith("cifar100, resnet8, 15 epochs, bf16 (5 seeds).")
     gaps = [
         100 * (a - b)
         for a, b in zip(accuracies(rows, "pskd"), accuracies(rows, "none"), strict=True)
     ]
-    assert "rises with PS-KD ({:+.2f} ± {:.2f} points)".format(*interval(gaps)) in first
-    assert "falls with BYOT" in first
-    assert "ECE does not clearly move with" in second
-    assert second.endswith("clearly worse in neither: DMFL, PS-KD and PS-KD + BYOT + DMFL.")
+    assert "| PS-KD | no KD | {:+.2f} ± {:.2f} points |".format(*interval(gaps)) in text
+    names = ("PS-KD", "PS-KD + BYOT + DMFL", "DMFL")
+    listed = [f"{name} (against no KD)" for name in names]
+    assert told.endswith(f"worse in neither: {listed[0]}, {listed[1]} and {listed[2]}.")
     (line,) = (one for one in found.ledger["self_distillation"] if one.profile == "cifar_small")
     assert (line.runs, line.done) == (29, len(rows))
     assert line.spent == pytest.approx(0.1 * len(rows))
@@ -258,15 +290,13 @@ def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
     assert "cifar_small 25 (2.5 h)" in overview.first_screen(found)
 
 
-def test_a_study_without_a_verdict_says_what_its_rows_say():
+def test_what_helped_is_told_at_scales_of_several_seeds():
     claims = load_claims()
-    for profile, told in (("other", True), ("cifar_small", False)):
-        found = overview.Overview(claims, entries(taught(0.1), profile), [])
-        own = found.with_advice("kd_calibration", "Said.")
-        assert own.startswith("Said. On cifar10" if told else "Said. What helped: CRD from ")
+    found = overview.Overview(claims, entries(taught(0.1), "cifar_small"), [])
+    assert found.with_advice("kd_calibration", "Said.").startswith("Said. What helped: CRD from ")
     one = [each for each in taught(0.1) if each["run"]["seed"] == 0]  # too few for a verdict
     found = overview.Overview(claims, entries(one, "cifar_small"), [])
-    assert "(1 seed, descriptive)" in found.with_advice("kd_calibration", "Said.")
+    assert found.with_advice("kd_calibration", "Said.") == "Said."
     assert found.with_advice("multi_teacher", "Said.") == "Said."
 
 
@@ -356,14 +386,17 @@ def test_what_published_numbers_support(side, margin, published, supported):
     assert answers.published_supports(line) == supported
 
 
-def test_the_first_sentence_counts_what_published_numbers_support():
+def test_the_first_sentence_counts_what_published_numbers_say():
     claims, table = table_of(FAILS)
-    for published, supported in ((0.02, 1), (-0.02, 0)):
-        told = answers.answer(claims, table.assign(effect=-0.03, published_effect=published))
-        assert f"of the 1 that do not hold, published numbers support {supported} " in told[0]
-        assert "in 1 our effect is beyond the margin the other way" in told[0]
-        assert ("though published numbers support it" in told[1]) == bool(supported)
-        assert f"published {100 * published:+.2f} points" in told[1]
+    told = {
+        0.02: "1 contradict published numbers",
+        -0.02: "1 fail in the published numbers, too",
+        math.nan: "1 have no published number",
+    }
+    for published, words in told.items():
+        lines = table.assign(effect=-0.03, published_effect=published)
+        (total, *_) = answers.answer(claims, lines)
+        assert f"of the 1 that do not hold, {words}; in 1 our effect is beyond the margin" in total
 
 
 def test_an_undecided_claim_says_seeds_width_and_what_would_decide():
@@ -388,37 +421,38 @@ def taught(gain, **options):
     return rows
 
 
-def test_options_rise_fall_or_do_neither_clearly():
-    claims = load_claims()
-    first, second = practice.sentences("kd_calibration", entries(taught(0.2)), claims)
-    assert "Accuracy rises with CRD from" in first
-    assert re.search(r"does not clearly move with .*KD from", first)
-    assert "ECE falls with CRD from" in second  # it is 1 - acc there
-    assert second.count("clearly better in one of the two and clearly worse in neither: CRD") == 1
-    first, second = practice.sentences("kd_calibration", entries(taught(-0.2)), claims)
-    assert "Accuracy falls with CRD from" in first
-    assert second.endswith("clearly worse in neither: nothing.")
+def advised(study, rows, profile="cifar_small"):
+    """What is said of the first scale, and its options: (option, against) -> its line."""
+    told, table = practice.advice(study, entries(rows, profile), load_claims())[0]
+    return told, {(line.pop("option"), line.pop("against")): line
+                  for line in table.to_dict("records")}  # fmt: skip
 
 
-def test_what_a_fit_leaves_of_an_option_is_told_where_every_row_has_one():
-    claims, rows = load_claims(), taught(0.2)
+CRD = ("CRD from teachers of cross-entropy to students of cross-entropy", "no KD")
+
+
+def test_options_stand_beside_what_they_are_compared_with():
+    told, lines = advised("kd_calibration", taught(0.2))
+    assert lines[CRD]["accuracy"].startswith("+")
+    assert lines[CRD]["ECE"].startswith("-")  # it is 1 - acc there
+    assert ("balanced softmax with CRD", "cross-entropy with CRD") in lines
+    assert f"clearly worse in neither: {CRD[0]} (against no KD)" in told
+    told, lines = advised("kd_calibration", taught(-0.2))
+    assert lines[CRD]["accuracy"].startswith("-")
+    assert told.endswith("clearly worse in neither: nothing.")
+
+
+def test_what_a_fit_leaves_of_an_option_is_told_where_rows_have_one():
+    rows = taught(0.2)
     for one in rows:
         after = {"temperature": {"ece": 0.3}, "logit_adjustment": {"acc": 0.5}}
         if one["labels"]["kd_method"] == "crd":
             after["logit_adjustment"] = {"acc": 0.6}
         one["metrics"] |= after
-    *_, calibrated, adjusted = practice.sentences("kd_calibration", entries(rows), claims)
-    assert calibrated.startswith(
-        "After one temperature fitted on validation, ECE does not clearly move with"
-    )
-    head = "After a logit adjustment fitted on validation, accuracy rises with CRD from"
-    assert adjusted.startswith(head)
-    assert "(+10.00 ± 0.00 points)" in adjusted
-    del rows[0]["metrics"]["temperature"], rows[0]["metrics"]["logit_adjustment"]
-    seedless = [one for one in rows if one["run"]["seed"] == 0]
-    for one in seedless:
-        one["metrics"].pop("temperature", None)
-    assert len(practice.sentences("kd_calibration", entries(seedless), claims)) <= 3
+    _, lines = advised("kd_calibration", rows)
+    assert lines[CRD]["accuracy after logit adjustment"] == "+10.00 ± 0.00 points"
+    assert lines[CRD]["ECE after one temperature"] == "+0.0000 ± 0.0000"
+    assert "NLL after one temperature" not in lines[CRD]
 
 
 def test_a_registered_method_is_an_option_and_a_variant_is_not(monkeypatch):
@@ -426,19 +460,19 @@ def test_a_registered_method_is_an_option_and_a_variant_is_not(monkeypatch):
     for one in rows:
         if one["labels"]["kd_method"] == "crd":
             one["labels"]["kd_method"] = "mine"
-    claims = load_claims()
-    assert "mine" not in " ".join(practice.sentences("kd_calibration", entries(rows), claims))
+    _, lines = advised("kd_calibration", rows)
+    assert not any("mine" in option for option, _ in lines)
     kept = dict(registry.TERMS._entries) | {"mine": registry.TERMS["kd"]}
     monkeypatch.setattr(registry.TERMS, "_entries", kept)
-    first, _ = practice.sentences("kd_calibration", entries(rows), claims)
-    assert "Accuracy rises with mine from" in first
+    _, lines = advised("kd_calibration", rows)
+    assert any(option.startswith("mine from") for option, _ in lines)
 
 
 def test_what_helped_names_each_scale_that_differs():
     rows = entries(taught(0.2)) + entries(taught(-0.2, data="cifar100"))
     first, second = practice.helped("kd_calibration", rows, load_claims())
     assert first.startswith("What helped (cifar10 IF 100): CRD from ")
-    assert "points, ECE -" in first
+    assert "against no KD (accuracy +" in first
     assert second == "What helped (cifar100 IF 100): nothing."
     one = [entry for entry in rows if entry.facts["seed"] == 0]
     assert practice.helped("kd_calibration", one, load_claims()) == []
@@ -446,23 +480,39 @@ def test_what_helped_names_each_scale_that_differs():
 
 def test_one_seed_is_descriptive_and_digits_come_last():
     claims = load_claims()
-    one = [each for each in taught(0.2) if each["run"]["seed"] == 0]
-    first, second = practice.sentences("kd_calibration", entries(one), claims)
-    assert "(1 seed, descriptive)" in first
-    assert "±" not in first + second
-    assert "neither" not in second
+    told, lines = advised(
+        "kd_calibration", [each for each in taught(0.2) if each["run"]["seed"] == 0]
+    )
+    assert told.endswith("(1 seed, descriptive).")
+    assert "±" not in str(lines)
     digits = entries(taught(-0.2, data="digits"), "digits5")
-    (told, _) = practice.sentences("kd_calibration", digits, claims)
+    ((told, _),) = practice.advice("kd_calibration", digits, claims)
     assert "illustrates and decides nothing" in told
     other = entries(taught(0.2), "precision")
-    (told, _) = practice.sentences("kd_calibration", digits + other, claims)
-    assert told.startswith("On cifar10")
+    ((told, _),) = practice.advice("kd_calibration", digits + other, claims)
+    assert told.startswith("cifar10")
     judge = entries(taught(0.1), "cifar_small")
-    assert len(practice.sentences("kd_calibration", digits + other + judge, claims)) == 2
-    assert practice.sentences("multi_teacher", judge, claims) == []
+    assert len(practice.advice("kd_calibration", digits + other + judge, claims)) == 1
+    assert practice.advice("multi_teacher", judge, claims) == []
 
 
-def test_a_sentence_names_the_largest_effects_and_counts_the_others():
+def test_an_option_may_hang_on_labels_that_the_others_lack():
+    """KD with the weight and temperature it had, beside students that have neither."""
+    rows = []
+    for seed, (alpha, gain) in itertools.product(SEEDS, ((None, 0), (0.5, 0.1), (1.0, -0.2))):
+        one = row("none" if alpha is None else "mean", "ce", seed, 0.7 + gain)
+        one["labels"] = {"method": one["labels"]["kd_method"], "role": "student"}
+        one["labels"] |= {} if alpha is None else {"alpha": alpha, "temperature": 4.0}
+        rows.append({**one, "folder": "06_overlapping_teachers"})
+    _, lines = advised("overlapping_teachers", rows)
+    known = "the mean of the teachers that know the class"
+    assert {option: line["accuracy"] for (option, _), line in lines.items()} == {
+        f"{known}, alpha 0.5, T 4": "+10.00 ± 0.00 points",
+        f"{known}, alpha 1, T 4": "-20.00 ± 0.00 points",
+    }
+
+
+def test_readme_names_the_largest_and_no_more():
     names = [f"method{at}" for at in range(7)]
     rows = []
     for name, seed in itertools.product(["none", *names], SEEDS):
@@ -470,10 +520,10 @@ def test_a_sentence_names_the_largest_effects_and_counts_the_others():
         one = row(name, "ce", seed, 0.7 + gain)
         one["labels"] = {"method": name, "role": "student"}
         rows.append({**one, "folder": "04_self_distillation"})
-    first, second = practice.sentences("self_distillation", entries(rows), load_claims())
-    assert "rises with method0 (+10.00 ± 0.00 points), method1 (+9.00" in first
-    assert first.endswith("method3 (+7.00 ± 0.00 points) and 3 more.")
-    assert second.endswith("worse in neither: method0, method1, method2, method3 and 3 more.")
+    (told,) = practice.helped("self_distillation", entries(rows), load_claims())
+    assert told.startswith("What helped: method0, against no KD (accuracy +10.00 ± 0.00 points")
+    assert "method3" in told
+    assert "method4" not in told
 
 
 # --- what it costs ---------------------------------------------------------------------------

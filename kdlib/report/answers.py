@@ -1,10 +1,13 @@
 """What the verdicts come to, in five sentences: one of all claims, one of each study."""
 
 import math
+import string
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
+from kdlib.registry import suggest
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
@@ -52,29 +55,41 @@ def _standing(found: set[str]) -> str:
 
 
 def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
-    """One sentence of all claims, then one of each study: how many hold, do not, are undecided or
-    not run, and the clearest with its effect and interval, beside the published effect."""
+    """A sentence of all claims, then sentences of each study: how many hold, do not, are undecided
+    or not run, and how that is read (`reading`); without a reading the clearest with its effect and
+    interval, beside the published effect."""
     table = standings(claims, verdicts)
     total = f"{_counts(table, f'claims of {len(claims.studies)} public studies')}{_failed(table)}; "
     total += "a verdict is about the scale it was measured at, and no more."
-    own = ((claims.name(study), table[table["study"] == study]) for study in claims.studies)
-    return [total, *(_of_study(name, part) for name, part in own)]
+    return [total] + [
+        _of_study(
+            claims.name(study), table[table["study"] == study], reading(claims, study, verdicts)
+        )
+        for study in claims.studies
+    ]
 
 
 def _failed(table: pd.DataFrame) -> str:
-    """Of the claims that do not hold, how many have published numbers that support them, and in how
-    many the effect is reversed."""
+    """Of the claims that do not hold, how many published numbers support, do not support or are
+    silent on, and in how many the effect is reversed."""
     failed = table[table["standing"] == FAILS].to_dict("records")
     if not failed:
         return ""
+    silent = sum(bool(pd.isna(line.get("published_effect", math.nan))) for line in failed)
     supported, turned = (sum(map(test, failed)) for test in (published_supports, reversed_effect))
+    parts = [
+        (supported, "contradict published numbers"),
+        (len(failed) - supported - silent, "fail in the published numbers, too"),
+        (silent, "have no published number"),
+    ]
+    told = ", ".join(f"{number} {words}" for number, words in parts if number)
     return (
-        f"; of the {len(failed)} that do not hold, published numbers support {supported} (their "
-        f"mean is beyond the margin), and in {turned} our effect is beyond the margin the other way"
+        f"; of the {len(failed)} that do not hold, {told}; in {turned} our effect is beyond the "
+        "margin the other way"
     )
 
 
-def _of_study(name: str, table: pd.DataFrame) -> str:
+def _of_study(name: str, table: pd.DataFrame, told_of_it: str) -> str:
     text, measured = name, table.dropna(subset="seeds")
     shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
     if shared:
@@ -82,11 +97,14 @@ def _of_study(name: str, table: pd.DataFrame) -> str:
         seeds = most if fewest == most else f"{fewest} to {most}"
         text += f" ({shared}; {seeds} seed{'s' * (most != '1')})"
     text += f": {_lower(_counts(table, 'claims'))}"
+    if told_of_it:
+        return f"{text}. {told_of_it}"
     for kind in (HOLDS, FAILS):
         lines = table[table["standing"] == kind].sort_values("p", kind="stable").to_dict("records")
+        turned = [line for line in lines if reversed_effect(line)]
         supported = [line for line in lines if kind == FAILS and published_supports(line)]
         though = " though published numbers support it" * bool(supported)
-        for line in (supported or lines)[:1]:
+        for line in (supported or turned or lines)[:1]:
             text += f"; the clearest that {DO[kind][0]}{though}: “{line['claim'].rstrip('.')}” "
             text += f"({told(line, own[line['scale']])})"
     return f"{text}."
@@ -113,6 +131,7 @@ def told(line: Any, where: str = "") -> str:
     metric, published = line["metric"], SIGN[line["side"]] * line.get("published_effect", math.nan)
     parts = [
         ", ".join(filter(None, [_named(metric) + " " + effect(line), over_settings(line)])),
+        fitted(line),
         "" if pd.isna(published) else f"published {amount(published, metric)}",
         where,
     ]
@@ -132,7 +151,7 @@ def over_settings(line: Any) -> str:
     _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
     ends = (f"{factor * line[end]:+.{digits}f}" for end in ("lowest", "highest"))
     number, left_out = line["settings"], line["left_out"]
-    told = f"{' to '.join(ends)}{unit} over {number:.0f} setting{'s' * (number != 1)}"
+    told = f"{' to '.join(ends)}{unit} over {number:.0f} settings" if number > 1 else "1 setting"
     return told + f", without {left_out:.0f} of fewer seeds" * bool(left_out)
 
 
@@ -187,6 +206,59 @@ def effect(line: Any) -> str:
     half = line["effect_ci95"]
     spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
     return f"{factor * line['effect']:+.{digits}f}{spread}{unit}"
+
+
+def fitted(line: Any) -> str:
+    """What is left of an effect after a fit on validation: "+0.008 ± 0.004 nats after one
+    temperature"; nothing where none was made."""
+    found = another(line, "fitted")
+    fit = "a logit adjustment" if line["metric"] == "acc" else "one temperature"
+    return found and f"{found} after {fit}"
+
+
+def another(line: Any, name: str) -> str:
+    """The effect that stands under this name in a line of verdicts; nothing where there is none."""
+    return effect({"metric": line["metric"], "effect": line.get(name, math.nan),
+                   "effect_ci95": line.get(f"{name}_ci95", math.nan)})  # fmt: skip
+
+
+class Told:
+    """The effect of a claim at each of its scales, for a study's `reading`: as it is, `fitted` and
+    `beside`."""
+
+    def __init__(self, lines: pd.DataFrame):
+        scales = list(lines["scale"])
+        _, where = apart(scales)
+        self._lines = [(f" ({where[line['scale']]})" if where[line["scale"]] else "", line)
+                       for line in lines.to_dict("records")]  # fmt: skip
+        self.fitted, self.beside = (
+            self._join(lambda line, name=name: another(line, name)) for name in ("fitted", "beside")
+        )
+
+    def _join(self, words: Callable[[Any], str]) -> str:
+        return " and ".join(f"{words(line)}{place}" for place, line in self._lines)
+
+    def __str__(self) -> str:
+        return self._join(effect)
+
+
+def reading(claims: Claims, study: str, verdicts: pd.DataFrame) -> str:
+    """How a study's verdicts are read, with the effects of its claims; nothing where a claim that
+    it names has no verdict.
+
+    LookupError for a name that is no claim.
+    """
+    text = claims.studies[study].reading
+    named = {name.partition(".")[0] for _, name, _, _ in string.Formatter().parse(text) if name}
+    if unknown := named - {claim.id for claim in claims.of(study)}:
+        known = [claim.id for claim in claims.of(study)]
+        raise LookupError(f"reading of {study}: unknown claim {min(unknown)!r}, "
+                          f"{suggest(min(unknown), known)}")  # fmt: skip
+    judged = verdicts[verdicts["verdict"].isin([HOLDS, FAILS, UNDECIDED])]
+    found = {name: judged[judged["id"] == name] for name in named}
+    if any(lines.empty for lines in found.values()):
+        return ""
+    return " ".join(text.format(**{name: Told(lines) for name, lines in found.items()}).split())
 
 
 def verdict(line: Any) -> str:

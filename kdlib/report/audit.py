@@ -12,8 +12,10 @@ from kdlib.report import html, literature
 from kdlib.report.answers import (
     UNITS,
     amount,
+    another,
     answer,
     effect,
+    fitted,
     level,
     over_settings,
     p_value,
@@ -33,12 +35,13 @@ PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
 (params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
 each seed, and the mean of all settings that the claim leaves open, whose ends stand beside it; its
-95 % interval is over seeds, on one fixed test set. A claim holds where the interval lies wholly
-beyond the margin on the claimed side, and does not hold where it lies wholly below it: so an effect
-smaller than the margin does not hold, and where the reverse is beyond the margin, that is said. It
-is undecided otherwise: then it is said how many seeds would decide it if effect and spread stay. p
-is of the t test against the margin, beside it adjusted after Holm over all claims of the study,
-those not run included; the verdict uses the interval. A verdict is about its scale, and no more."""
+95 % interval is over seeds, on one fixed test set, so it is silent on other test images. A claim
+holds where the interval lies wholly beyond the margin on the claimed side, and does not hold where
+it lies wholly below it: so an effect smaller than the margin does not hold, and where the reverse
+is beyond the margin, that is said. It is undecided otherwise: then it is said how many seeds would
+decide it if effect and spread stay. p is of the t test against the margin, beside it adjusted after
+Holm over all claims of the study, those not run included; the verdict uses the interval. A verdict
+is about its scale, and no more."""
 SETTINGS = """A verdict is of the mean over these; those with fewer seeds than others are not in it.
 Methods may differ more between settings than between each other: KD hands down its
 teacher's prior, so a student of balanced softmax loses its own under a teacher of cross-entropy.
@@ -63,7 +66,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
     tables = deterministic_tables(claims, found)
     section.tables(tables)
     verdicts = tables["verdicts"]
-    narrow = readable(claims, verdicts).drop(columns=["in words", "source"])
+    narrow = readable(claims, verdicts).drop(columns=["in words", "source", "rests on"])
     decided = verdicts["verdict"] != ILLUSTRATION
     drawn = ""
     if verdicts["effect"].notna().any():
@@ -76,7 +79,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         drawn,
         html.table(narrow[decided], TABLE),
         html.folded("In each setting", html.note(SETTINGS),
-                    html.table(tables["settings"])),
+                    html.table(readable_settings(tables["settings"]))),
         html.folded("On digits, as an illustration", html.table(narrow[~decided])),
         html.heading("The claims, and what their own numbers support"),
         html.note(SUPPORT),
@@ -122,8 +125,9 @@ def published_effect(analyses: Sequence[Analysis]) -> float:
 
 
 def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts for readers: claim, source, effect as published (mean over its groups), ours
-    with its half-width, from what level, where it would hold, seeds, scale, verdict."""
+    """The verdicts for readers: claim, source, effect as published (mean over all pairs of its
+    groups), ours with its half-width, after a fit, of what stands beside it, from what level, where
+    it would hold, seeds, scale, verdict."""
     by_id = {claim.id: claim for claim in claims.claims}
     lines = []
     for line in verdicts.to_dict("records"):
@@ -138,6 +142,10 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
             "from": level(line["versus"], metric),
             "to hold": to_hold(line),
+            "after a fit": fitted(line),
+            "beside": another(line, "beside"),
+            "derived": "yes" if claim.derived else "",
+            "rests on": "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on),
             "metric": UNITS.get(metric, (metric,))[0],
             "p": p_value(line["p"]),
             "p Holm": p_value(line["p_holm"]),
@@ -147,6 +155,15 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "source": claim.source,
         })  # fmt: skip
     return pd.DataFrame(lines, index=verdicts.index)
+
+
+def readable_settings(settings: pd.DataFrame) -> pd.DataFrame:
+    """The effect of each claim in each setting, for readers."""
+    return settings.assign(
+        id=settings["id"].map(_name),
+        effect=[effect(line) for line in settings.to_dict("records")],
+        metric=[UNITS.get(metric, (metric,))[0] for metric in settings["metric"]],
+    ).drop(columns="effect_ci95")
 
 
 def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -14,19 +14,28 @@ from scipy import stats
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import (
     DIGITS,
+    SCALE,
     SETTING,
     Entry,
     by_scale,
     by_setting,
+    pairs,
     scale,
     seed_differences,
 )
 from kdlib.report.tables import over_seeds
-from kdlib.studies.published_claims import Claim, Claims
+from kdlib.studies.published_claims import Claim, Claims, Comparison
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 ILLUSTRATION = "digits: no verdict"
 MOST_SEEDS = 1000
+PLACE = {*SCALE} - {"teachers"}
+# A metric, and what is left of it after a fit on validation: of the class prior for accuracy, of
+# one temperature for calibration.
+FITTED = {
+    "acc": "logit_adjustment.acc", "ece": "temperature.ece", "ece_10": "temperature.ece",
+    "nll": "temperature.nll",
+}  # fmt: skip
 
 
 def verdict(effect: float, half: float, seeds: int, margin: float, needed: int) -> str:
@@ -64,8 +73,9 @@ def judge(claim: Claim, claims: Claims, found: Sequence[Entry]) -> list[dict[str
 
     effect: level minus versus in the metric's unit, with `effect_ci95`; settings, lowest, highest:
     how many settings it is a mean of, and their ends (`by_setting`); left_out: how many have too
-    few seeds to be in it; versus: the mean of the latter; p: of the two-sided t test against the
-    margin, so below 0.05 where the interval excludes it.
+    few seeds to be in it; versus: the mean of the latter; fitted: the same effect on what is left
+    after a fit (`FITTED`); beside: that of the claim's third level; p: of the two-sided t test
+    against the margin, so below 0.05 where the interval excludes it.
     """
     judged = claim.judged_by
     name = {"id": claim.id, "study": claim.study, "metric": judged.metric, "side": judged.side}
@@ -75,6 +85,7 @@ def judge(claim: Claim, claims: Claims, found: Sequence[Entry]) -> list[dict[str
         if told["data"] != DIGITS and told["profile"] not in judged.profiles:
             continue
         if line := _line(claim, claims, group):
+            line |= _readings(judged, group, found)
             lines.append(name | {"profile": told["profile"], "scale": scale(group)} | line)
     shown = [line for line in lines if line["verdict"] == ILLUSTRATION]
     decided = [line for line in lines if line["verdict"] != ILLUSTRATION]
@@ -107,6 +118,30 @@ def _line(
     return line
 
 
+def _readings(
+    judged: Comparison, group: Sequence[tuple[Entry, Entry]], found: Sequence[Entry]
+) -> dict[str, float]:
+    """What an effect is to be read by, where there is such a thing: see `judge`."""
+    line, judging = {}, seed_differences(group, judged.metric)
+    left = seed_differences(group, FITTED.get(judged.metric, ""))
+    if (left.pairs, len(left.by_seed)) == (judging.pairs, len(judging.by_seed)):
+        line["fitted"], line["fitted_ci95"], _ = over_seeds(left.by_seed)
+    if judged.beside:
+        free = (*judged.free, "teachers")  # which a student of labels alone lacks
+        third = judged.model_copy(update={"level": judged.beside, "free": free})
+        place = {key: value for key, value in group[0][0].facts.items() if key in PLACE}
+        own = [
+            pair
+            for pair in pairs(found, third)
+            if all(pair[0].facts.get(key) == value for key, value in place.items())
+        ]
+        if own:
+            line["beside"], line["beside_ci95"], _ = over_seeds(
+                seed_differences(own, judged.metric).by_seed
+            )
+    return line
+
+
 def _p(values: pd.Series, margin: float) -> float:
     spread = values.std()
     if spread == 0:
@@ -134,7 +169,8 @@ def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
     claims as the study has, those not run included, so that what is not run buys nothing."""
     lines = [line for claim in claims.claims for line in judge(claim, claims, found)]
     columns = ["id", "study", "profile", "scale", "metric", "side", "pairs", "seeds", "effect",
-               "effect_ci95", "settings", "lowest", "highest", "left_out", "versus", "margin", "p",
+               "effect_ci95", "settings", "lowest", "highest", "left_out", "versus", "fitted",
+               "fitted_ci95", "beside", "beside_ci95", "margin", "p",
                "verdict", "seeds_to_decide"]  # fmt: skip
     table = pd.DataFrame(lines, columns=columns)
     table.insert(columns.index("p") + 1, "p_holm", np.nan)

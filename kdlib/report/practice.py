@@ -6,7 +6,6 @@ choosing it, in pairs of runs equal in everything else, as claims are judged.
 """
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,11 +30,15 @@ from kdlib.studies.published_claims import Claims, Comparison
 KD = "kd_method"
 SHOWN = 4  # options that a sentence names
 # A metric of `kdlib.report.pairs.metric_of`: in words, the sign of better.
-METRICS = {"acc": ("Accuracy", 1), "ece": ("ECE", -1)}
+METRICS = {"acc": ("accuracy", 1), "ece": ("ECE", -1)}
 FITTED = {
-    "temperature.ece": ("After one temperature fitted on validation, ECE", -1),
-    "logit_adjustment.acc": ("After a logit adjustment fitted on validation, accuracy", 1),
+    "logit_adjustment.acc": "accuracy after logit adjustment",
+    "temperature.ece": "ECE after one temperature",
+    "temperature.nll": "NLL after one temperature",
 }
+FITS = """Differences to what stands under "against": mean ± half of the 95 % t interval over seeds,
+not adjusted for the number of options. After a fit: both sides are fitted on validation, then
+compared on test."""
 NAMES = {
     "none": "no KD", "ce": "cross-entropy", "als": "label-aware smoothing",
     "cp": "a confidence penalty", "bs": "balanced softmax", "pskd": "PS-KD",
@@ -53,9 +56,10 @@ NAMES = {
 @dataclass(frozen=True)
 class Choice:
     """A label, its value for not choosing, the values that are options (None: all others, of KD
-    methods those registered and `variants`), labels that an option has beside it, and how it is
-    called. by: labels whose every value that rows have makes a choice of its own, because what an
-    option does hangs on them; `words` may name them."""
+    methods those registered and `variants`), labels that an option has beside it, and how it and
+    what it is compared with are called (`against`, default as `words`). by: labels whose every
+    value that rows have makes a choice of its own, because what an option does hangs on them;
+    `words` may name them."""
 
     key: str
     versus: dict[str, Any]
@@ -66,6 +70,7 @@ class Choice:
     free: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
     words: str = "{}"
+    against: str = ""
 
 
 # Study -> the notebook of its students, and the choices they differ in.
@@ -73,19 +78,18 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "kd_calibration": ("02_students", (
         Choice(KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
                by=("teacher_loss", "student_loss"),
-               words="{} from teachers of {teacher_loss} to students of {student_loss}"),
+               words="{} from teachers of {teacher_loss} to students of {student_loss}",
+               against="{}"),
         Choice("student_loss", {"student_loss": "ce"}, by=(KD,), words="{} with {kd_method}"),
         Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher"),
-        Choice("mixup", {"mixup": False}, words="mixup"),
+        Choice("mixup", {"mixup": False}, words="mixup", against="no mixup"),
     )),
     "self_distillation": ("04_self_distillation", (Choice("method", {"method": "none"}),)),
     "multi_teacher": ("05_multi_teacher_fidelity", (Choice("method", {"method": "none"}),)),
     "overlapping_teachers": ("06_overlapping_teachers", (
-        *(
-            Choice("method", {"method": "none"}, where={"role": "student"},
-                   beside={"alpha": alpha, "temperature": 4.0}, free=("teachers",), words=words)
-            for alpha, words in ((0.5, "{} beside the labels"), (1.0, "{} without labels"))
-        ),
+        Choice("method", {"method": "none"}, where={"role": "student"}, free=("teachers",),
+               by=("alpha", "temperature"), words="{}, alpha {alpha}, T {temperature}",
+               against="{}"),
     )),
 }  # fmt: skip
 
@@ -108,12 +112,19 @@ def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
 
 
 def _split(own: Sequence[Entry], choice: Choice) -> Iterable[Choice]:
-    """The choice for every value that rows have of the labels it hangs on."""
+    """The choice for every value that rows have of the labels it hangs on: of both sides, or of the
+    option's where the other has no such label."""
     for values in itertools.product(*(_values(own, key, choice.variants) for key in choice.by)):
         labels = dict(zip(choice.by, values, strict=True))
         names = {key: _name(value) for key, value in labels.items()}
-        words = choice.words.format("{}", **names)
-        yield replace(choice, where=choice.where | labels, words=words)
+        words, against = (
+            text.format("{}", **names) for text in (choice.words, choice.against or choice.words)
+        )
+        plain = [one.facts for one in own if choice.versus.items() <= one.facts.items()]
+        shared = {key: labels[key] for key in labels if any(key in facts for facts in plain)}
+        alone = {key: labels[key] for key in labels.keys() - shared.keys()}
+        yield replace(choice, where=choice.where | shared, beside=choice.beside | alone,
+                      words=words, against=against)  # fmt: skip
 
 
 def _levels(own: Sequence[Entry], choice: Choice) -> list[Any]:
@@ -143,6 +154,7 @@ def _lines(
         whole = [(entry, entry) for entry in own if scale_key(entry) == key]  # teachers, too
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
+        line["against"] = choice.against.format(_name(choice.versus[choice.key]))
         for metric in (*METRICS, *FITTED):
             values, pairs, versus = seed_differences(group, metric)
             effect, half, seeds = over_seeds(values)
@@ -155,16 +167,38 @@ def _lines(
 def _name(level: Any) -> str:
     """An option for readers.
 
-    >>> _name("pskd+byot"), _name("restricted_kd")
-    ('PS-KD + BYOT', 'restricted KD')
+    >>> _name("pskd+byot"), _name("restricted_kd"), _name(4.0)
+    ('PS-KD + BYOT', 'restricted KD', '4')
     """
-    return " + ".join(NAMES.get(part, part.replace("_", " ")) for part in str(level).split("+"))
+    text = f"{level:g}" if isinstance(level, float) else str(level)
+    return " + ".join(NAMES.get(part, part.replace("_", " ")) for part in text.split("+"))
 
 
-def sentences(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
-    """Two sentences a scale, and one a fit that all its rows have: which options move accuracy and
-    ECE. Empty without rows."""
-    return [text for where, part in _scales(study, found, claims) for text in _told(part, where)]
+def advice(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
+    """What to choose at each scale: sentences that say where, how sure and what is clearly better,
+    and the options for readers, the most accurate first. Empty without rows."""
+    return [(_where(part, where), _readable(part)) for where, part in _scales(study, found, claims)]
+
+
+def _where(part: pd.DataFrame, where: str) -> str:
+    seeds = int(part["seeds"].max())
+    note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds"
+    note += "; digits illustrates and decides nothing" * bool((part["data"] == DIGITS).all())
+    lines = part.sort_values("acc_effect", ascending=False).to_dict("records")
+    good = [f"{line['option']} (against {line['against']})" for line in lines if _gains(line)]
+    clear = " Clearly better in accuracy or ECE and clearly worse in neither: "
+    return f"{where} ({note})." + f"{clear}{listed(good) or 'nothing'}." * (seeds > 1)
+
+
+def _readable(part: pd.DataFrame) -> pd.DataFrame:
+    """The options for readers, with the metrics that any of them has."""
+    names = {metric: name for metric, (name, _) in METRICS.items()} | FITTED
+    shown = [metric for metric in names if part[f"{metric}_effect"].notna().any()]
+    return pd.DataFrame(
+        {"option": line["option"], "against": line["against"]}
+        | {names[metric]: _effect(line, metric) for metric in shown}
+        for line in part.sort_values("acc_effect", ascending=False).to_dict("records")
+    )
 
 
 def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
@@ -176,12 +210,13 @@ def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
         if part["seeds"].max() == 1:
             continue
         gained = [
-            f"{line['option']} (accuracy {_effect(line, 'acc')}, ECE {_effect(line, 'ece')})"
+            f"{line['option']}, against {line['against']} "
+            f"(accuracy {_effect(line, 'acc')}, ECE {_effect(line, 'ece')})"
             for line in part.sort_values("acc_effect", ascending=False).to_dict("records")
             if _gains(line)
         ]
         on = f" ({own[where]})" if own[where] else ""
-        told.append(f"What helped{on}: {listed(gained, SHOWN) or 'nothing'}.")
+        told.append(f"What helped{on}: {'; '.join(gained[:SHOWN]) or 'nothing'}.")
     return told
 
 
@@ -200,42 +235,6 @@ def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[st
     enough = table[table["seeds"] >= min(claims.seeds, table["seeds"].max())]
     groups = enough.groupby(["profile", "scale"], sort=False)
     return [(where, part) for (_, where), part in groups]
-
-
-def _told(part: pd.DataFrame, where: str) -> list[str]:
-    seeds = int(part["seeds"].max())
-    note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds, 95 % intervals"
-    note += "; digits illustrates and decides nothing" * bool((part["data"] == DIGITS).all())
-    accuracy, calibration = (_moved(part, metric) for metric in METRICS)
-    good = [line["option"] for line in part.to_dict("records") if _gains(line)]
-    ending = (
-        f"; clearly better in one of the two and clearly worse in neither: "
-        f"{listed(good, SHOWN) or 'nothing'}"
-        if seeds > 1
-        else ""
-    )
-    fitted = [name for name in FITTED if part[f"{name}_effect"].notna().all()]
-    return [
-        f"On {where} ({note}): {accuracy}.",
-        f"{calibration}{ending}.",
-        *(f"{_moved(part, name)}." for name in fitted),
-    ]
-
-
-def _moved(part: pd.DataFrame, metric: str) -> str:
-    """What raises a metric and what lowers it, the largest effects first, and which do neither
-    clearly."""
-    kinds: dict[int, list[str]] = defaultdict(list)
-    ordered = part.sort_values(f"{metric}_effect", ascending=False, key=abs)
-    for line in ordered.to_dict("records"):
-        kind = _direction(line, metric)
-        kinds[kind].append(line["option"] + f" ({_effect(line, metric)})" * bool(kind))
-    told = [
-        f"{word} {listed(kinds[kind], SHOWN)}"
-        for kind, word in ((1, "rises with"), (-1, "falls with"), (0, "does not clearly move with"))
-        if kinds[kind]
-    ]
-    return f"{(METRICS | FITTED)[metric][0]} {', '.join(told)}"
 
 
 def _direction(line: dict[str, Any], metric: str) -> int:

@@ -60,7 +60,8 @@ class Comparison(Strict):
     model, ...). free: keys that need not agree, for one side lacks them. notebook: whose runs;
     profiles: folders under results/ that may decide it. metric: of the test split, or a dotted path
     as `fidelity.centroid_probs`. margin: in the metric's unit, towards the claimed side; negative:
-    not worse by more than that.
+    not worse by more than that. beside: a third level to read the effect by, as the student without
+    teachers; its own difference to `versus` is shown, and judges nothing.
     """
 
     notebook: str
@@ -71,27 +72,32 @@ class Comparison(Strict):
     where: Cell | None = None
     level: Cell
     versus: Cell
+    beside: Cell | None = None
     free: tuple[str, ...] = ()
 
 
 class Claim(Strict):
-    """One claim of one source. rests_on: names of `kdlib.report.demonstrations`, the mistakes of
+    """One claim of one source. derived: no sentence of the source says it, it follows from one or
+    is what an experiment asks. rests_on: names of `kdlib.report.demonstrations`, the mistakes of
     published code that its published numbers went through."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     study: str
     source: str
     claim: str
+    derived: bool = False
     published: Published
     rests_on: tuple[str, ...] = ()
     judged_by: Comparison
 
 
 class Study(Strict):
-    """A published study: a name for readers, and where it was published."""
+    """A published study: a name for readers, where it was published, and how we read its verdicts
+    (`kdlib.report.answers.reading` fills in the effects that it names)."""
 
     name: str
     source: str
+    reading: str = ""
 
 
 class Claims(Strict):
