@@ -3,24 +3,28 @@
 `scripts/showcase.py` writes them; a test holds that they are what the committed rows give.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kdlib import prices
+from kdlib.grid import NO_KD
 from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
-from kdlib.report import audit, practice, readable
-from kdlib.report.answers import answer
-from kdlib.report.claims import ILLUSTRATION, NOT_RUN
+from kdlib.report import audit, practice, readable, training_length
+from kdlib.report.answers import answer, effect
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.report.demonstrations import DEMONSTRATIONS
-from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
-from kdlib.studies.published_claims import Claims, load_claims
+from kdlib.report.pairs import DIGITS, Entry, entries, pairs, seed_differences, with_rows
+from kdlib.report.tables import over_seeds, present
+from kdlib.studies.published_claims import Claims, Comparison, load_claims
 
 PAGES, AUDIT = "docs/results", "audit.md"
 CLAIMS, CELLS = "docs/claims.png", "docs/acc_vs_ece.png"  # the README's pictures
@@ -86,12 +90,12 @@ class Overview:
         return " ".join([sentence, *practice.helped(study, self.found, self.claims)])
 
     def figure(self) -> Figure:
-        """The effects that were claimed, ours and published; digits alone where there is nothing
-        else."""
+        """The effects of the claims that have a verdict, ours and published; digits alone where
+        there is none."""
         measured = self.verdicts.dropna(subset="effect")
-        real = measured[measured["verdict"] != ILLUSTRATION]
-        if len(real):
-            title, shown = "What was claimed, and what our runs say", real
+        judged = measured[measured["verdict"].isin([HOLDS, FAILS, UNDECIDED])]
+        if len(judged):
+            title, shown = "What was claimed, and what our runs say", judged
         else:
             title, shown = "What was claimed, on digits: an illustration, no verdict", measured
         return forest(audit.forest_lines(self.claims, shown), title)
@@ -161,6 +165,7 @@ def page(overview: Overview, study: str) -> str:
         f"Published in {source}. [How claims are judged, and what went wrong in published code]"
         f"({AUDIT}).",
         *_claims(overview, study),
+        *_lengths(overview, study),
         "## What was run, what was not, and what it would cost",
         " ".join(PRICED.split()),
         markdown(_costs(overview.ledger[study])),
@@ -202,6 +207,20 @@ def _claims(overview: Overview, study: str) -> list[str]:
     )
 
 
+def _lengths(overview: Overview, study: str) -> list[str]:
+    """What a longer training would change, where a study's pilot was run."""
+    rows, told = [entry.row for entry in overview.found], []
+    for part in itertools.chain.from_iterable(one.parts for one in overview.plans):
+        if part.stem != training_length.STEM or STUDIES[part.stem].facts["study"] != study:
+            continue
+        if present(rows, part.runs):
+            found = training_length.tables(rows, part.params)
+            sentences = training_length.answer(found, part.params)
+            told += [f"{training_length.title(part.params)}:"]
+            told += ["\n".join(f"- {sentence}" for sentence in sentences)]
+    return ["## What a longer training would change", *told] if told else []
+
+
 def audit_page(overview: Overview) -> str:
     """How claims are judged, and what went wrong in published code, in Markdown."""
     parts = ["# How claims are judged, and what went wrong in published code", WRITTEN]
@@ -241,17 +260,20 @@ def _reports(lines: Sequence[prices.Line]) -> str:
     return f"Reports, with every table and figure: {', '.join(links)}." if done else ""
 
 
-def cells(folder: Path) -> str:
+def cells(overview: Overview, folder: Path) -> str:
     """The README's showcase, of a study's tables: a picture, the best cells by test Harmonic score
-    and the plain student, what each KD method does."""
+    beside the students of their losses without KD, what each KD method does."""
     table, summary = (pd.read_csv(folder / name) for name in ("cells.csv", "summary.csv"))
     top = table.nlargest(TOP, "harmonic")
-    plain = table.query("kd_method == 'none' and student_loss == 'ce' and not mixup")
-    shown = readable(
-        pd.concat([top, plain])[
-            ["cell", "acc", "acc_ci95", "nll", "nll_ci95", "ece", "ece_ci95", "harmonic"]
-        ]
-    )
+    controls = table[table["kd_method"] == "none"]
+    plain = controls.query("student_loss == 'ce' and not mixup")
+    own = controls.merge(top[["student_loss", "mixup"]].drop_duplicates())
+    listed = pd.concat([top, own, plain]).drop_duplicates("cell")
+    metrics = ["acc", "acc_ci95", "nll", "nll_ci95", "ece", "ece_ci95", "harmonic"]
+    shown = readable(listed[["cell", *metrics]])
+    found = [one for one in overview.found if one.facts["profile"] == folder.parent.name]
+    gains = [_gain(found, cell) for cell in listed.to_dict("records")]
+    shown.insert(2, "against no KD, same loss", gains)
     effects = summary[summary["factor"] == "kd_method"].dropna(subset="acc_effect")
     shifts = readable(effects[["acc_effect", "acc_effect_ci95"]]).iloc[:, 0]
     told = ", ".join(
@@ -259,7 +281,7 @@ def cells(folder: Path) -> str:
     )
     seeds = int(plain["seeds"].iloc[0])
     caption = (
-        f"The {TOP} highest Harmonic scores (on test, so descriptive) and the plain student; "
+        f"The {TOP} highest Harmonic scores (on test, so descriptive), and students without KD; "
         f"{seeds} seeds, mean ± half of the 95 % t interval. T: the teacher's loss, S: the "
         "student's; Harmonic: of accuracy and 1 - ECE, each scaled to 0..1 over the grid:"
     )
@@ -267,6 +289,21 @@ def cells(folder: Path) -> str:
         f"![Accuracy and ECE of every cell]({CELLS})", caption, markdown(shown),
         f"Accuracy against the students without a teacher: {told} points.",
     ]) + "\n"  # fmt: skip
+
+
+def _gain(found: Sequence[Entry], cell: Mapping[str, Any]) -> str:
+    """A cell's accuracy against the student of its loss without KD, inside each seed, in points."""
+    if cell["kd_method"] == NO_KD:
+        return ""
+    axes = ("kd_method", "teacher_loss", "student_loss", "mixup")
+    comparison = Comparison(
+        notebook="02_students", profiles=("any",), metric="acc", side="higher",
+        level={key: cell[key] for key in axes},
+        versus={key: cell[key] for key in axes} | {"kd_method": NO_KD, "teacher_loss": NO_KD},
+    )  # fmt: skip
+    by_seed = seed_differences(pairs(found, comparison), "acc").by_seed
+    mean, half, _ = over_seeds(by_seed)
+    return effect({"metric": "acc", "effect": mean, "effect_ci95": half})
 
 
 def markdown(table: pd.DataFrame) -> str:

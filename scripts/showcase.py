@@ -24,7 +24,7 @@ BLOCK = re.compile(
 def files(found: overview.Overview) -> dict[Path, str]:
     """Every text that is generated, by its path."""
     study = ROOT / "results" / overview.SHOWCASE / "03_calibration_study"
-    blocks = {"answer": overview.first_screen(found), "cells": overview.cells(study)}
+    blocks = {"answer": overview.first_screen(found), "cells": overview.cells(found, study)}
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
     folder = ROOT / overview.PAGES

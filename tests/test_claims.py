@@ -703,7 +703,7 @@ def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     lines = audit.forest_lines(claims, verdicts)
     (axes,) = forest(lines, "title").axes
     effects = verdicts.dropna(subset="effect")
-    words = {claim.id: claim.claim.rstrip(".") for claim in claims.claims}
+    words = {claim.id: claim.id.replace("_", " ") for claim in claims.claims}
     drawn = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
     assert drawn == [words[name] for name in effects["id"]]
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
@@ -713,6 +713,9 @@ def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     own = lines.set_index("label").loc[words["crd_calibration"]]
     assert own["effect"] == pytest.approx(6)  # ECE is 1 - acc there: lower is the claim
     assert own["published"] == pytest.approx(0.0048 / 0.005, abs=0.02)
+    diamonds = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
+    rests = {claim.id: claim.rests_on for claim in claims.claims}
+    assert diamonds == ["0.7" if rests[name] else "0.25" for name in effects["id"]]
     told = [text.get_text() for text in axes.texts]
     assert "KD x calibration: cifar10 IF 100, resnet20 -> resnet8, 40 epochs, n = 5" in told
     half = effects.set_index("id").loc["crd_accuracy", "effect_ci95"]

@@ -81,13 +81,13 @@ def test_the_readmes_count_of_networks_is_that_of_the_default_profile():
     )
 
 
-def test_the_cells_of_the_readme_are_means_of_rows():
+def test_the_cells_of_the_readme_are_means_of_rows(whole):
     rows = committed("digits5/02_students")
-    text = overview.cells(ROWS / "digits5" / "03_calibration_study")
+    text = overview.cells(whole, ROWS / "digits5" / "03_calibration_study")
     lines = re.findall(r"^\| (?!cell|---)(.*) \|$", text, re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 7  # five cells, the student of their loss without KD, the plain one
     for line in lines:
-        cell, acc, nll, ece, _ = line.split(" | ")
+        cell, acc, gain, nll, ece, _ = line.split(" | ")
         method, *rest = cell.replace("no KD", "none").split()
         losses = dict(part.split(":") for part in rest if ":" in part)
         wanted = {
@@ -95,6 +95,11 @@ def test_the_cells_of_the_readme_are_means_of_rows():
             "student_loss": losses["S"].lower(), "mixup": "+mixup" in rest,
         }  # fmt: skip
         own = [rows[tuple(sorted(wanted.items())), seed] for seed in SEEDS]
+        control = wanted | {"kd_method": "none", "teacher_loss": "none"}
+        beside = [rows[tuple(sorted(control.items())), seed] for seed in SEEDS]
+        gaps = [100 * (a["acc"] - b["acc"]) for a, b in zip(own, beside, strict=True)]
+        told = "{:+.2f} ± {:.2f} points".format(*interval(gaps))
+        assert gain == ("" if wanted["kd_method"] == "none" else told)
         for shown, metric, form in ((acc, "acc", 100), (nll, "nll", 1), (ece, "ece", 1)):
             mean, half = (form * value for value in interval([one[metric] for one in own]))
             digits = len(shown.split()[0].split(".")[1])
@@ -288,6 +293,15 @@ def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
     for study in ("kd_calibration", "multi_teacher", "overlapping_teachers"):
         assert "No run of this study is stored" in overview.page(found, study)
     assert "cifar_small 25 (2.5 h)" in overview.first_screen(found)
+
+
+def test_the_page_of_the_pilots_study_says_what_a_longer_training_would_change(whole):
+    summary = (ROWS / "cifar_small" / "00_training_length" / "summary.txt").read_text()
+    page = overview.page(whole, "kd_calibration")
+    for line in summary.splitlines()[1:]:
+        assert f"- {line}\n" in page
+    for study in ("self_distillation", "multi_teacher", "overlapping_teachers"):
+        assert "a longer training" not in overview.page(whole, study)
 
 
 def test_what_helped_is_told_at_scales_of_several_seeds():

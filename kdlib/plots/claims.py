@@ -11,8 +11,13 @@ from matplotlib.lines import Line2D
 from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
 
 COLOURS = {"holds": BLUE, "does not hold": RED, "undecided": GREY}
-WIDTH = 100  # letters of a label's line
+WIDTH = 60  # letters of a label's line
 INCHES = 0.16  # a line of text
+# Whether it went through a mistake: how a published effect is drawn.
+PUBLISHED = {
+    wrong: {"marker": "D", "ls": "", "color": colour, "mfc": "white", "ms": 4.5}
+    for wrong, colour in ((False, "0.25"), (True, "0.7"))
+}
 
 
 def forest(lines: pd.DataFrame, title: str) -> Figure:
@@ -21,11 +26,12 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
 
     lines (`kdlib.report.audit.forest_lines`): heading (of a group), label, told (the effect in its
     unit), verdict; effect, half (of its interval; NaN for none), margin (1, or -1 where the claim
-    is "not worse by more than"), published (NaN for none). A tick is the margin, a diamond the
-    published effect, a hollow point an effect without a verdict.
+    is "not worse by more than"), published (NaN for none), mistaken (it went through a mistake). A
+    tick is the margin, a diamond the published effect, pale where it is mistaken, a hollow point an
+    effect without a verdict.
     """
     places, headings, height = _places(lines)
-    with canvas(1, (13.0, 1.4 + INCHES * height)) as (figure, axes):
+    with canvas(1, (10.0, 1.6 + INCHES * height)) as (figure, axes):
         for place, line in zip(places, lines.to_dict("records"), strict=True):
             _line(axes, place, line)
         for place, heading in headings.items():
@@ -39,7 +45,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(height, -0.8)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("effect in margins of its claim, towards the claim (linear inside ±1)")
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=6, fontsize=LABEL)
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=LABEL)
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -66,7 +72,7 @@ def _line(axes: Axes, place: float, line: dict) -> None:
     colour = COLOURS.get(line["verdict"], GREY)
     filled = colour if line["verdict"] in COLOURS else "white"
     half = np.nan_to_num(line["half"])
-    axes.plot(line["published"], place, "D", color="0.25", mfc="white", ms=4.5, zorder=1)
+    axes.plot(line["published"], place, **PUBLISHED[line["mistaken"]], zorder=1)
     axes.plot(line["margin"], place, "|", color="0.2", ms=9)
     axes.errorbar(
         line["effect"], place, xerr=half, fmt="o", color=colour, mfc=filled, capsize=2, ms=4
@@ -77,10 +83,10 @@ def _line(axes: Axes, place: float, line: dict) -> None:
 
 def _legend() -> list[Line2D]:
     marks = [Line2D([], [], marker="o", ls="", color=c, label=name) for name, c in COLOURS.items()]
-    published = {"marker": "D", "ls": "", "color": "0.25", "mfc": "white", "ms": 4.5}
     return [
         *marks,
         Line2D([], [], marker="o", ls="", color=GREY, mfc="white", label="no verdict"),
         Line2D([], [], marker="|", ls="", color="0.2", ms=9, label="margin"),
-        Line2D([], [], **published, label="published (other scale)"),
+        Line2D([], [], **PUBLISHED[False], label="published (other scale)"),
+        Line2D([], [], **PUBLISHED[True], label="published, through a mistake"),
     ]

@@ -169,7 +169,7 @@ def readable_settings(settings: pd.DataFrame) -> pd.DataFrame:
 def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The lines of `kdlib.plots.claims.forest`, of all verdicts that have an effect: claim by
     claim under its study and what all its lines were measured on."""
-    words = {claim.id: claim.claim.rstrip(".") for claim in claims.claims}
+    mistaken = {claim.id: bool(claim.rests_on) for claim in claims.claims}
     measured = verdicts.dropna(subset="effect")
     lines = []
     for study in claims.studies:
@@ -180,13 +180,14 @@ def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
             lines.append({
                 "heading": f"{claims.name(study)}: {shared}",
-                "label": words[line["id"]] + (f" ({apart[where]})" if apart[where] else ""),
+                "label": _name(line["id"]) + (f" ({apart[where]})" if apart[where] else ""),
                 "told": f"{UNITS.get(line['metric'], (line['metric'],))[0]} {effect(line)}",
                 "verdict": line["verdict"],
                 "effect": sign * line["effect"] / margin,
                 "half": line["effect_ci95"] / margin,
                 "margin": sign * line["margin"] / margin,
                 "published": line["published_effect"] / margin,
+                "mistaken": mistaken[line["id"]],
             })  # fmt: skip
     return pd.DataFrame(lines)
 
