@@ -1,6 +1,7 @@
 """Figures of the grid: its cells in the plane, their scores, effects of the factors."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ def _plane(axes: Axes, title: str) -> None:
 def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
     """Every cell in the plane of ECE and accuracy; the best and the worst by Harmonic are named.
 
-    cells: of `kdlib.report.cells`. The controls without KD are diamonds; the dashed line is the
-    mean ECE floor, where a perfectly calibrated network would lie.
+    cells: of `kdlib.report.cells`. The controls without KD are diamonds; bars are the 95 %
+    intervals of these and of the best; the dashed line is the mean ECE floor, where a perfectly
+    calibrated network would lie.
     """
     scored = cells[cells["harmonic"].notna()].sort_values("harmonic", kind="stable")
     named = min(named, len(scored) // 2)
@@ -44,6 +46,11 @@ def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
             axes.scatter(
                 table["ece"], 100 * table["acc"], size, label=label, marker=marker,
                 color=colour, edgecolor="white", linewidth=0.4, zorder=3,
+            )  # fmt: skip
+        for table, colour in ((controls, ORANGE), (best, BLUE)):
+            axes.errorbar(
+                table["ece"], 100 * table["acc"], 100 * table["acc_ci95"], table["ece_ci95"],
+                fmt="none", color=colour, lw=0.8, alpha=0.45, zorder=2,
             )  # fmt: skip
         floor = cells["ece_floor"].mean()
         axes.axvline(floor, color="0.4", ls="--", lw=0.8, label="mean ECE floor", zorder=2)
@@ -152,7 +159,7 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
             axes.set_xlabel("student loss" * (row == len(switches) - 1), fontsize=8)
             axes.set_ylabel("teacher loss" * (column == 0), fontsize=8)
             axes.tick_params(labelsize=LABEL, rotation=0, length=0)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle("\n".join(textwrap.wrap(title, int(12 * size[0]))), fontsize=10)
     return figure
 
 
@@ -178,6 +185,7 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
             axes.axvline(0, color="0.4", ls="--", lw=0.8)
             axes.set(xlabel=f"effect on {name}")
             axes.set_yticks(heights, labels, fontsize=LABEL)
+            axes.set_ylim(-0.6, len(part) - 0.4)
         unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
         figure.suptitle(f"{title} (blue: better, orange: worse{unclear})", fontsize=10)
     return figure

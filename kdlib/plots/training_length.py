@@ -15,16 +15,25 @@ METRICS = {"acc": ("accuracy, %", "difference, points", 100), "ece": ("ECE", "di
 def lengths(
     students: pd.DataFrame, differences: pd.DataFrame, margins: Mapping[str, float], title: str
 ) -> Figure:
-    """Above, accuracy and ECE of every student at each length; below, those of every difference,
-    whose sign counts beyond the grey band.
+    """Above, accuracy and ECE of every student at each length; below, its difference to the student
+    without KD, whose sign counts beyond the grey band.
 
-    students: cell, epochs, acc, ece; differences: difference, epochs, acc_effect, ece_effect;
-    margins: metric -> half of the band.
+    students: cell, epochs, acc, ece; differences: difference ("KD S:CE - no KD S:CE"), epochs,
+    acc_effect, ece_effect; margins: metric -> half of the band.
     """
+    palette = sns.color_palette("colorblind")
+    styles = {
+        cell: {"color": palette[at % len(palette)], "marker": "os^vDP*X"[at % 8], "ms": 4}
+        for at, cell in enumerate(students["cell"].unique())
+    }
     with canvas(2, (11.0, 8.5), 2, sharex=True, squeeze=False) as (figure, grid):
         for (metric, (name, gap, scale)), above, below in zip(METRICS.items(), *grid, strict=True):
-            _lines(above, students, "cell", metric, scale)
-            _lines(below, differences, "difference", f"{metric}_effect", scale)
+            for cell, part in students.groupby("cell", sort=False):
+                _line(above, cell, part.sort_values("epochs"), metric, scale, styles[cell])
+            for pair, part in differences.groupby("difference", sort=False):
+                style = styles[pair.split(" - ")[0]]
+                part = part.sort_values("epochs")
+                _line(below, pair, part, f"{metric}_effect", scale, style)
             below.axhspan(-scale * margins[metric], scale * margins[metric], color="0.85", zorder=0)
             below.axhline(0, color="0.4", lw=0.8)
             above.set(ylabel=name)
@@ -39,10 +48,7 @@ def lengths(
     return figure
 
 
-def _lines(axes: Axes, table: pd.DataFrame, by: str, column: str, scale: float) -> None:
-    palette = sns.color_palette("colorblind")
-    for at, (name, part) in enumerate(table.groupby(by, sort=False)):
-        part = part.sort_values("epochs")
-        style = {"color": palette[at % len(palette)], "marker": "os^vDP*X"[at % 8], "ms": 4}
-        dash = ("-", "--", ":")[at // len(palette) % 3]
-        axes.plot(part["epochs"], scale * part[column], ls=dash, lw=1.2, label=name, **style)
+def _line(
+    axes: Axes, name: str, part: pd.DataFrame, column: str, scale: float, style: dict
+) -> None:
+    axes.plot(part["epochs"], scale * part[column], lw=1.2, label=name, **style)

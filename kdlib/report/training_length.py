@@ -53,7 +53,7 @@ def write(rows: Sequence[Row], params: TrainingLength, out_dir: str | Path) -> P
     lacking, found = missing(rows, runs(params)), tables(rows, params)
     section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
     section.tables(found)
-    figure = plots.lengths(found["students"], found["differences"], margins(), head)
+    figure = plots.lengths(found["students"], against_none(found), margins(), head)
     facts = [*[DIGITS] * (params.data == "digits"), html.made_with(own)]
     folders, note = {row["id"]: row["folder"] for row in own}, seeds_note(len(params.seeds))
     parts = [
@@ -89,6 +89,11 @@ def tables(rows: Sequence[Row], params: TrainingLength) -> dict[str, pd.DataFram
         "differences": found,
         "settled": settled(found, params.lengths),
     }
+
+
+def against_none(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The differences to students without KD, of `tables`."""
+    return found["differences"][found["differences"]["in"] == AGAINST_NONE]
 
 
 def margins() -> dict[str, float]:
@@ -168,7 +173,7 @@ def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[st
     table = found["differences"]
     texts = [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
     texts += [_moves(table, metric) for metric in JUDGED if table["epochs"].nunique() > 1]
-    for name, part in table[table["in"] == AGAINST_NONE].groupby("difference", sort=False):
+    for name, part in against_none(found).groupby("difference", sort=False):
         acc = ", ".join(f"{100 * value:+.1f}" for value in part["acc_effect"])
         ece = ", ".join(f"{value:+.3f}" for value in part["ece_effect"])
         where = ", ".join(map(str, part["epochs"]))
