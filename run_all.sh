@@ -13,7 +13,8 @@
 ##                  where the jobs run: local, slurm (docs/cluster.md) or a folder of your own
 ##   --trust-data   accept a data set whose fingerprint is not the recorded one
 ##   --only NN      this notebook of the profile alone (04, 04_self_distillation); may be repeated
-##   --set K=V      another value of a key of the params files, e.g. --set epochs=2
+##   --set K=V      another value of a key of the params files, e.g. --set epochs=2, or of one inside
+##                  a mapping, e.g. --set options.kd.temperature=2
 ##
 ## Exit code: 0, 1 when a job failed (the others are done), 2 for a wrong option, profile or
 ## parameter, 75 when another start is at work on the same results.

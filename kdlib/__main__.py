@@ -78,7 +78,8 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
-        help="another value of a key of the params files, in YAML; may be repeated",
+        help="another value of a key of the params files, in YAML, or of one inside a mapping "
+        "(options.kd.temperature=2); may be repeated",
     )  # fmt: skip
     run.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK",

@@ -7,7 +7,7 @@ all there; one that makes no runs reads all that came before it.
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import nbformat
 
 from kdlib import grid, studies  # noqa: F401 (importing registers their notebooks)
-from kdlib.config import Run, StudyParams, by_stream, load_settings, merge, validate
+from kdlib.config import Run, StudyParams, by_stream, load_settings, validate
 from kdlib.registry import STUDIES, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,8 @@ def plan(
     **changes: Any,
 ) -> Plan:
     """The jobs of a profile. notebooks: numbers or names of those to plan, "02/verdicts" for one
-    setting, none for all. changes: keys to set otherwise, in every params file that has them.
+    setting, none for all. changes: keys to set otherwise, in every params file that has them;
+    "options.rkd.angle" is one value inside a mapping, "options" all of it.
 
     LookupError for an unknown profile, ValueError for a params file or a change that is wrong.
     """
@@ -101,19 +102,34 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
         study = STUDIES[path.stem]
         model = study.facts["params"]
         known |= set(model.model_fields)
-        own = {key: value for key, value in changes.items() if key in model.model_fields}
+        own = {key: value for key, value in changes.items() if _root(key) in model.model_fields}
         for params in load_settings(path).values():
-            params = validate(model, merge(params.model_dump(), own), f"{path} with changes")
+            values = params.model_dump()
+            for key, value in own.items():
+                values = _replaced(values, key.split("."), value)
+            params = validate(model, values, f"{path} with changes")
             if "profile" in model.model_fields:  # whose rows are judged, wherever they are kept
                 params = params.model_copy(update={"profile": path.parent.name})
-            if params.data_dir:  # notebooks have another working directory
-                params = params.model_copy(
-                    update={"data_dir": str(Path(params.data_dir).resolve())}
-                )
             parts.append(Part(path.stem, params, tuple(study.build(params))))
-    for key in set(changes) - known:
+    for key in {_root(key) for key in changes} - known:
         raise ValueError(f"changes: unknown key {key!r}, {suggest(key, known)}")
     return parts
+
+
+def _root(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _replaced(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """The values with another one at a path of keys.
+
+    >>> _replaced({"a": {"b": 1, "c": 2}}, ["a", "b"], 3)
+    {'a': {'b': 3, 'c': 2}}
+    """
+    key, *rest = path
+    if rest and not isinstance(values.get(key) or {}, Mapping):
+        raise ValueError(f"changes: {key!r} is {values[key]!r}, it has no {'.'.join(rest)!r}")
+    return {**values, key: _replaced(values.get(key) or {}, rest, value) if rest else value}
 
 
 def _name(part: Part) -> str:

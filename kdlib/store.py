@@ -154,7 +154,8 @@ class Store:
 def _network(row: Row, checkpoint: Path) -> nn.Module:
     network = models.build(**row["network"])
     network.load_state_dict(read_tensors(checkpoint, row["files"]["checkpoints"]))
-    network.temperature = row["metrics"].get("temperature", {}).get("T")
+    fit = row["metrics"].get("temperature", {})
+    network.temperature = None if fit.get("at_bound") else fit.get("T")
     return network.eval()
 
 
@@ -184,8 +185,6 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
     network = _network(row, checkpoint)
-    if row["metrics"].get("temperature", {}).get("at_bound"):
-        network.temperature = None
     network.classes = tuple(row["classes"])
     return network
 

@@ -93,12 +93,34 @@ def test_seeds_are_jobs_of_their_own():
 
 
 def test_one_changed_method_changes_one_run_of_each_job(digits):
-    changed = plan("digits", "out", options={"rkd": {"angle": 1.0}})
+    changed = plan("digits", "out", **{"options.rkd.angle": 1.0})
     for before, after in zip(digits.jobs, changed.jobs, strict=True):
         assert before.name == after.name
         moved = set(before.runs) ^ set(after.runs)
         assert all(run.startswith("rkd-") for run in moved)
         assert bool(moved) == (before.notebook == grid.STUDENTS and "none" not in before.name)
+
+
+def test_a_change_replaces_a_mapping_and_a_dotted_one_a_value_inside():
+    two = {"even": [0, 2, 4], "odd": [1, 3, 5]}
+    (part,) = plan("digits", "out", notebooks=["06"], teachers=two, controls={}).parts
+    assert list(part.params.teachers) == ["even", "odd"]
+    assert part.params.controls == {}
+    (part,) = plan("digits", "out", notebooks=["02"], **{"options.crd.negatives": 32}).parts
+    assert part.params.options["crd"]["negatives"] == 32
+    with pytest.raises(ValueError, match="unknown key 'option', did you mean 'options'"):
+        plan("digits", "out", **{"option.crd.negatives": 32})
+    with pytest.raises(ValueError, match=r"'data' is 'digits', it has no 'name'"):
+        plan("digits", "out", **{"data.name": "x"})
+
+
+def test_paths_of_params_do_not_hang_on_where_a_job_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pth").write_bytes(b"any")
+    given = {"mine": {"model": "resnet8", "checkpoint": "mine.pth"}}
+    made = plan("digits", "out", notebooks=["02"], given_students=given, data_dir="data")
+    assert made.parts[0].params.given_students["mine"].checkpoint == str(tmp_path / "mine.pth")
+    assert made.parts[0].params.data_dir == str(tmp_path / "data")
 
 
 def test_wrong_names_are_refused():

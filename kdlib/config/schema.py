@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -100,6 +101,11 @@ class GivenPreprocess(Strict):
     image_size: Count | None = None
 
 
+def _absolute(path: str) -> str:
+    """Jobs of a batch have another working directory."""
+    return str(Path(path).expanduser().resolve())
+
+
 class Given(Strict):
     """A trained network that a user brings: a model kdlib builds and a state dict for it.
 
@@ -109,7 +115,7 @@ class Given(Strict):
     """
 
     model: str
-    checkpoint: str
+    checkpoint: Annotated[str, AfterValidator(_absolute)]
     sha256: str | None = None
     classes: tuple[str, ...] | None = None
     preprocess: GivenPreprocess | None = None
@@ -212,6 +218,11 @@ class Run(Strict):
             for key, value in labels.items()
         ]
 
+    def input_size(self, data_size: int) -> int:
+        """The size of the images its network takes, in px: the set's, or what a given one says."""
+        own = self.given.preprocess if self.given else None
+        return (own and own.image_size) or data_size
+
     @cached_property
     def stream(self) -> str:
         """Runs of one stream see the same batches and teachers, so a cohort may share them."""
@@ -242,7 +253,7 @@ class StudyParams(Recipe, Execution):
     setting: str = ""
     plugins: tuple[Annotated[str, AfterValidator(load_plugin)], ...] = ()
     data: str = "digits"
-    data_dir: str | None = None
+    data_dir: Annotated[str, AfterValidator(_absolute)] | None = None
     trust_data: bool = False
     image_size: Count | None = None
     imbalance_factor: Annotated[float, Field(ge=1)] | None = None

@@ -155,10 +155,10 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
     loss = LABEL_LOSSES[label.pop("loss")].build
     label.pop("weight")
     loss(torch.zeros(2, len(counts)), torch.zeros(2, dtype=torch.int64), counts, **label)
-    shape, sets = (record.in_channels, record.image_size), class_sets(run, record.classes)
-    own = dry_view(run.model, len(counts), *shape, needs_side_heads(run))
+    channels, size, sets = record.in_channels, record.image_size, class_sets(run, record.classes)
+    own = dry_view(run.model, len(counts), channels, size, needs_side_heads(run))
     views = [
-        dry_view(teacher.model, len(known), *shape)
+        dry_view(teacher.model, len(known), channels, teacher.input_size(size))
         for teacher, known in zip(run.teachers, sets, strict=True)
     ]
     context = Context(own, tuple(views), labels, counts, run.seed, sets)

@@ -28,12 +28,11 @@ def build_network(run: Run, record: ImageSet) -> nn.Module:
 
 def network_shape(run: Run, record: ImageSet) -> dict[str, Any]:
     """The arguments of `models.build` that make a run's network again."""
-    own = run.given.preprocess if run.given else None
     shape = {
         "name": run.model,
         "num_classes": record.num_classes,
         "in_channels": record.in_channels,
-        "image_size": (own and own.image_size) or record.image_size,
+        "image_size": run.input_size(record.image_size),
     }
     return shape | ({"side_heads": True} if objectives.needs_side_heads(run) else {})
 
