@@ -724,6 +724,22 @@ def test_control_grids_stand_after_what_they_vary(seeds):
     assert len(Study.of(rows, params).cells) == 20
 
 
+def test_controls_are_read_against_the_seeds_they_have_and_missing_ones_are_named():
+    params = params_of(**CONTROLS, seeds=[0, 1, 2])
+    rows = fake_rows(params)
+    method = {row["id"]: row["labels"].get("kd_method") for row in rows}
+    lost = [row for row in rows if method[row["id"]] == "kd_T1" and row["run"]["seed"] in (0, 2)]
+    study = Study.of([row for row in rows if row not in lost], params)
+    assert study.lacking == [row["id"] for row in lost]
+    table = study.control_grids
+    kept = [row["metrics"]["test"]["acc"] for row in rows
+            if (method[row["id"]], row["run"]["seed"]) == ("kd", 1)]  # fmt: skip
+    groups = table[table["kd_method"].isin(["kd", "kd_T1"])]
+    assert set(groups["seeds"]) == {1}
+    assert set(table.loc[table["kd_method"] == "kd", "acc"]) <= set(kept)
+    assert set(table[table["kd_method"] == "crd"]["seeds"]) == {3}
+
+
 def test_a_mean_over_batches_misjudges_a_perfect_predictor():
     table = report.batch_ece(images=2_000, batch=100)
     np.testing.assert_allclose(table["accuracy"], [0.4, 0.6, 0.8], atol=0.03)

@@ -14,9 +14,9 @@ from kdlib.store import Row
 def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     """One line a cell of the control grids, each group after the cell of the main grid it varies.
 
-    change: the options that differ from it. Means over seeds with intervals, on test and (`val_`)
-    validation. Where only the KD term's weight differs the question is one of choice, so it is
-    shown on validation alone.
+    change: the options that differ from it. Means over the seeds that a group has in common, with
+    intervals, on test and (`val_`) validation. Where only the KD term's weight differs the question
+    is one of choice, so it is shown on validation alone.
     """
     runs = control_runs(params)
     bases = list(dict.fromkeys(_base(params, run.labels) for run in runs))
@@ -26,7 +26,8 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     lines = [_line(row, params) for row in present(rows, ordered)]
     if not lines:
         return pd.DataFrame()
-    table, keys = pd.DataFrame(lines), [*CELL, "change"]
+    keys = [*CELL, "change"]
+    table = _common_seeds(pd.DataFrame(lines), keys)
     result = table.groupby(keys, sort=False).size().to_frame("seeds")
     for prefix in ("", "val_"):
         other = [name for name in table if name in METRICS] if prefix else []
@@ -37,6 +38,15 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     result = result.reset_index()
     result.insert(0, "cell", [cell_label(labels) for labels in result[CELL].to_dict("records")])
     return result
+
+
+def _common_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The lines of each group (`base`) whose seed all its cells have: a control of one seed is not
+    to be read against five of the cell it varies."""
+    named = table.assign(cell=table[keys].apply(tuple, axis=1))
+    of_seed = named.groupby(["base", "seed"])["cell"].transform("nunique")
+    of_group = named.groupby("base")["cell"].transform("nunique")
+    return table[of_seed == of_group].drop(columns=["base", "seed"])
 
 
 def _base(params: Params, labels: dict) -> tuple:
@@ -54,6 +64,8 @@ def _line(row: Row, params: Params) -> dict:
     test = {} if changed.keys() == {"weight"} else row["metrics"]["test"]
     val = row["metrics"].get("val", {})
     return {
+        "base": _base(params, labels),
+        "seed": row["run"]["seed"],
         **labels,
         "change": ", ".join(f"{key} {value}" for key, value in changed.items()) or "none",
         **{name: test.get(name, np.nan) for name in METRICS},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib.config import Params
-from kdlib.grid import NO_KD, student_runs, teacher_runs
+from kdlib.grid import NO_KD, control_runs, student_runs, teacher_runs
 from kdlib.report.choice import best, certainty, objections
 from kdlib.report.controls import control_grids
 from kdlib.report.effects import interactions, summary
@@ -38,11 +38,12 @@ class Study:
         """ValueError where there is no row of a student of these params. out_dir: the profile's
         folder, where predictions may lie."""
         students, teachers = student_runs(params), teacher_runs(params)
+        wanted = students + teachers + control_runs(params)
         found = present(rows, students)
         if not found:
             raise ValueError(f"rows: none of the {len(rows)} is a student of these params")
         return cls(
-            params, found, present(rows, teachers), missing(rows, students + teachers),
+            params, found, present(rows, teachers), missing(rows, wanted),
             cells(rows, students), summary(rows, students), interactions(rows, students),
             cells(rows, teachers), control_grids(rows, params),
             predictions(present(rows, students + teachers), out_dir) if out_dir else {},
