@@ -7,6 +7,7 @@ an edit does what is left to do.
 
 import contextlib
 import functools
+import glob
 import json
 import os
 import shutil
@@ -157,12 +158,13 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
 
     Of the jobs that can start, the first does. The key of a job is its runs: their ids hold what
     changes numbers, and rows are guarded by the versions of what made them. Tables and figures are
-    not, and are cheap: the key of a job without runs is its params and the library's source.
+    not, and are cheap: the key of a job without runs is its params, the library's source and what
+    else it reads.
     """
     source = fingerprint([path.read_text() for path in sorted((ROOT / "kdlib").rglob("*.py"))])
     rows, entries = runnb.row_files(home), []
     for place, job in enumerate(jobs):
-        key = fingerprint(job.runs or [job.params, source])[:16]
+        key = fingerprint(job.runs or [job.params, source, _contents(job.reads)])[:16]
         notebook = str(notebooks / f"{job.notebook}.ipynb")
         params = job.params.get("extra", {}) | job.params
         needed = {"threads": params.get("threads", 1), "gpu": int(params.get("device") == "cuda")}
@@ -174,6 +176,12 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
         elif job.runs and not marker.exists():
             runnb.mark(home, entries[-1], rows, runnb.sha256(Path(notebook)))
     write_atomic(home / "plan.json", json.dumps(entries, indent=1).encode())
+
+
+def _contents(patterns: Sequence[str]) -> dict[str, str]:
+    """File -> its sha256, of all that match."""
+    found = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
+    return {path: runnb.sha256(Path(path)) for path in sorted(found)}
 
 
 def _snakemake(home: Path, settings: Path, *arguments: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from kdlib import evaluate, models, objectives, train
 from kdlib.config import Execution, Run, StudyParams, by_stream
-from kdlib.data import ImageSet, Selection, image_selection, image_set
+from kdlib.data import ImageSet, Selection, at_hand, image_selection, image_set
 from kdlib.device import check_precision, set_up_device
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
@@ -94,24 +94,28 @@ class Lab:
 
     def complete(self, runs: Sequence[Run]) -> list[Row]:
         """The rows of all runs, in order; those that are not stored yet, or were made with other
-        data under the same name, are carried out first.
+        data than lie here under the same name, are carried out first.
 
         FailedRuns names the runs that went wrong, after all others are stored.
         """
         found = {run.id: self.stored(run) for run in runs}
-        if None in found.values():  # so the data are read anyway
-            found = {run.id: self._same_data(run, found[run.id]) for run in runs}
+        for run in runs:
+            if found[run.id] and self.has_other_data(run, found[run.id]):
+                found[run.id] = None
         failures = self._carry_out({run.id: run for run in runs if found[run.id] is None}.values())
         if failures:
             raise FailedRuns("; ".join(failures))
         return [self.store.row(run) for run in runs]
 
-    def _same_data(self, run: Run, row: Row | None) -> Row | None:
-        facts = data_facts(self.record(run), self.selection(run))
-        if row is None or row["data"] == facts:
-            return row
+    def has_other_data(self, run: Run, row: Row) -> bool:
+        """Whether a run's row was made with other data than lie here under their name, which the
+        log says; not where none do."""
+        if not at_hand(run.data, self.data_dir):
+            return False
+        if row["data"] == data_facts(self.record(run), self.selection(run)):
+            return False
         log.warning("%s was made with other data under the name %r; done again", run.id, run.data)
-        return None
+        return True
 
     def _carry_out(self, runs: Collection[Run]) -> list[str]:
         """Train (or measure, where a network was given or teachers are pooled) and store; what went

@@ -24,13 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 @dataclass(frozen=True)
 class Job:
     """One execution of a notebook. params: what is injected, JSON-able. needs: names of the jobs
-    whose results it reads. runs: ids of the runs it makes (none for an analysis)."""
+    whose results it reads. runs: ids of the runs it makes (none for an analysis). reads: patterns
+    of further files that an analysis hangs on."""
 
     name: str
     notebook: str
     params: dict[str, Any]
     needs: tuple[str, ...]
     runs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 class Part(NamedTuple):
@@ -198,7 +200,8 @@ def _job(
     lines = parameter_names(ROOT / "notebooks" / f"{stem}.ipynb")
     inject = {key: value for key, value in values.items() if key in lines}
     inject["extra"] = {key: value for key, value in values.items() if key not in lines}
-    return Job(name, stem, inject, tuple(needs), tuple(run.id for run in runs))
+    reads = STUDIES[stem].facts.get("reads", lambda params: ())(params)
+    return Job(name, stem, inject, tuple(needs), tuple(run.id for run in runs), tuple(reads))
 
 
 def _part(runs: list[Run]) -> str:

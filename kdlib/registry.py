@@ -27,12 +27,16 @@ def suggest(name: object, known: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class Entry:
     """One named part. `version` rises when a change of its code changes numbers: rows made with
-    another version are stale. `facts` holds what the registering room wants known about it."""
+    another version are stale. Of a part that a plugin brings it holds the plugin's content, too.
+    `facts` holds what the registering room wants known about it."""
 
     name: str
     build: Callable[..., Any]
-    version: int = 1
+    version: int | str = 1
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+_plugin: list[str] = []  # the hash of the plugin that is being imported, the last of several
 
 
 class Registry:
@@ -58,7 +62,8 @@ class Registry:
         def file(build: Callable) -> Callable:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, build, version, facts)
+            told = f"{version} of {_plugin[-1]}" if _plugin else version
+            self._entries[name] = Entry(name, build, told, facts)
             return build
 
         return file
@@ -81,6 +86,7 @@ TERMS = Registry("KD method")
 TARGETS = Registry("target source")
 MODELS = Registry("model")
 # Facts of a notebook. study: whose claims its runs judge, "" for none. params: their model.
+# reads: patterns of the files that an analysis hangs on beside its rows, from its params.
 # section: the module of kdlib.report that writes its part of the report. concludes: it runs once
 # more when all its runs are there. drawing: how long it draws, in starts of a job.
 STUDIES = Registry("notebook")
@@ -88,13 +94,16 @@ ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
 
 
 @contextmanager
-def all_or_nothing() -> Iterator[None]:
-    """What code registers inside stays only where it ends well, so that a file which failed half
-    way can be mended and loaded again."""
+def of_plugin(content: str) -> Iterator[None]:
+    """What code registers inside is a plugin's, told by the hash of its content. It stays only
+    where it ends well, so that a file which failed half way can be mended and loaded again."""
     before = [dict(registry._entries) for registry in ALL]
+    _plugin.append(content)
     try:
         yield
     except BaseException:
         for registry, entries in zip(ALL, before, strict=True):
             registry._entries = entries
         raise
+    finally:
+        _plugin.pop()

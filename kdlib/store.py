@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdlib import models, objectives, train
 from kdlib.config import Given, Run, fingerprint
-from kdlib.registry import suggest
+from kdlib.registry import ALL, suggest
 
 Row = dict[str, Any]
 FORMAT = 1
@@ -74,9 +74,22 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     return safetensors.torch.load(content)
 
 
-def versions(run: Run) -> dict[str, int]:
+def versions(run: Run) -> dict[str, int | str]:
     """Everything a row's validity hangs on."""
     return {"row format": FORMAT, "training core": train.VERSION, **objectives.versions(run)}
+
+
+def outdated(row: Row) -> list[str]:
+    """What a row was made with, its teachers' included, that has another version today; a part that
+    is not here (a plugin's) is not judged."""
+    today = {"row format": FORMAT, "training core": train.VERSION}
+    for registry in ALL:
+        today |= {f"{registry.kind} {name}": registry[name].version for name in registry.names()}
+    return [
+        part
+        for part, version in row["versions"].items()
+        if version != today.get(part.replace("teacher's ", ""), version)
+    ]
 
 
 class Store:

@@ -33,8 +33,8 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
     A damaged file is named and never read. Where a row stays whole but the run's checkpoint or
     predictions do not, both go, and the run is done again; a damaged progress goes, and the run
     starts anew; a damaged timing goes, and nothing brings it back. A row of an older evaluation is
-    measured again. dry_run: change nothing. check_on: the device to check for where jobs run
-    elsewhere.
+    measured again, one of other data than lie here counts as none. dry_run: change nothing.
+    check_on: the device to check for where jobs run elsewhere.
     """
     store, found, lost = Store(whole.out_dir), {}, {}
     if not dry_run:
@@ -50,6 +50,11 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
         gone += _spoilt(store, run)
         for path in [] if dry_run else gone:
             path.unlink()
+    for _, params, runs in whole.parts:
+        lab = _lab(params, whole.out_dir, check_on)
+        for run in runs:
+            if run.id in found and lab.has_other_data(run, found[run.id]):
+                del found[run.id]
     _check(whole, found, dry_run, check_on)
     if not dry_run:
         _measure_again(whole, found, check_on)

@@ -189,6 +189,20 @@ def test_failing_jobs_leave_the_others_done(toy, capsys):
     }
 
 
+def test_files_that_an_analysis_reads_are_part_of_its_key(tmp_path):
+    claims = tmp_path / "deep" / "claims.yaml"
+    claims.parent.mkdir()
+    jobs = [Job("a", "a", {}, (), (), reads=(f"{tmp_path}/**/claims.yaml",))]
+
+    def key(text):
+        claims.write_text(text)
+        (tmp_path / "a.ipynb").touch()
+        batch._write_plan(jobs, tmp_path, tmp_path, {"run"})
+        return json.loads((tmp_path / "plan.json").read_text())[0]["key"]
+
+    assert key("seeds: 5") == key("seeds: 5") != key("seeds: 3")
+
+
 def test_source_of_the_library_is_part_of_the_key_of_an_analysis_only(tmp_path, monkeypatch):
     jobs = [Job("a", "a", {}, (), ("run",)), Job("b", "b", {}, (), ())]
     monkeypatch.setattr(batch, "ROOT", tmp_path)

@@ -1,6 +1,7 @@
 """Published claims: the file, readings of published tables, the rule of verdicts, the section."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import re
@@ -14,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter
 from scipy import stats
 
-from kdlib import config, grid, plan, plots, report
+from kdlib import config, grid, plan, plots, registry, report
 from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
 from kdlib.report import answers, audit, literature
@@ -620,6 +621,18 @@ def test_what_a_fit_leaves_and_what_stands_beside_are_paired_alike():
             del one["metrics"]["logit_adjustment"]
     (line,) = judging.judge(claim, claims, entries(rows))
     assert "fitted" not in line  # of fewer seeds than the effect: no comparison
+
+
+def test_rows_of_other_versions_are_not_judged(profile, monkeypatch, caplog):
+    before = pairing.entries({"mine": profile})
+    kept = dict(registry.LABEL_LOSSES._entries)
+    kept["ce"] = dataclasses.replace(kept["ce"], version=2)
+    monkeypatch.setattr(registry.LABEL_LOSSES, "_entries", kept)
+    assert pairing.entries({"mine": profile}) == []  # their teacher is one of cross-entropy
+    assert f"mine: {len(before)} rows are left out, other versions made them of: " in caplog.text
+    assert "label loss ce" in caplog.text
+    kept.pop("ce")  # a part that is not here (of a plugin) is not judged
+    assert len(pairing.entries({"mine": profile})) == len(before)
 
 
 def test_entries_are_read_once_and_damage_is_named(profile):

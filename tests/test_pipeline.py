@@ -10,6 +10,7 @@ import torch
 from kdlib import (
     Lab,
     Params,
+    data,
     evaluate,
     grid,
     load_student,
@@ -209,6 +210,31 @@ def test_rows_of_other_data_under_the_same_name_are_done_again(copy, monkeypatch
     again, _ = lab.complete(runs)
     assert again["data"]["split_hash"] == "other"
     assert f"{run.id} was made with other data" in caplog.text
+
+
+def test_another_file_under_the_name_of_a_set_is_seen_in_the_same_process(tmp_path, caplog):
+    """Saved anew: neither the set that was read before nor a row of it is taken for the new one."""
+    digits = data.load("digits")
+
+    def save(first):
+        arrays = {key: getattr(digits, key) for key in ("train_images", "train_labels")}
+        train, labels = (arrays[key][first:] for key in ("train_images", "train_labels"))
+        test = {"test_images": digits.test_images, "test_labels": digits.test_labels}
+        record = data.from_arrays("mine", train, labels, *test.values(), digits.classes)
+        data.save_npz(record, tmp_path)
+
+    save(0)
+    params = Params.of(data="mine", data_dir=str(tmp_path), epochs=1, kd_methods=["none"],
+                       student_losses=["ce"], mixup=[False])  # fmt: skip
+    lab, runs = Lab.of(params, tmp_path / "out"), grid.student_runs(params)
+    (before,) = lab.complete(runs)
+    assert lab.complete(runs) == [before]
+    save(1)
+    (after,) = lab.complete(runs)
+    assert f"{runs[0].id} was made with other data" in caplog.text
+    assert before["data"]["fingerprint"] != after["data"]["fingerprint"]
+    (tmp_path / "mine.npz").unlink()
+    assert lab.complete(runs) == [after]  # nothing lies here to compare with
 
 
 def test_without_git_a_row_says_so(monkeypatch):

@@ -1,5 +1,7 @@
 """What users bring in files of their own: a plain module, a method, a trained teacher."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,22 @@ def test_a_model_and_a_method_of_a_file_make_a_grid(plugin, tmp_path):
     assert row["history"][-1]["train"]["gap"] > 0
     student = load_student(row, tmp_path / "out")
     assert student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 10)
+
+
+def test_another_content_of_a_plugin_makes_other_rows(plugin, monkeypatch, tmp_path):
+    """As the next process does: the module, its parts and the rows of what it said before."""
+    row = complete(plugin, tmp_path / "out")
+    assert row["versions"]["KD method gap"] == row["versions"]["model mine"]
+    assert row["versions"]["KD method gap"].startswith("1 of ")
+    plugin.write_text(PLUGIN.replace(".square()", ".abs()"))
+    sys.modules.pop(f"kdlib_plugin_{plugin}")
+    for name in ("TERMS", "MODELS"):
+        for part in ("gap", "mine"):
+            getattr(registry, name)._entries.pop(part, None)
+    again = complete(plugin, tmp_path / "out")
+    assert again["id"] == row["id"]
+    assert again["versions"]["KD method gap"] != row["versions"]["KD method gap"]
+    assert again["history"] != row["history"]
 
 
 def test_a_plugin_is_imported_once_and_called_by_its_place(plugin, monkeypatch):

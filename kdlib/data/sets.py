@@ -49,6 +49,27 @@ def load(
     return record if image_size in (None, record.image_size) else _resized(record, image_size)
 
 
+def stamp(name: str, data_dir: str | Path | None = None) -> tuple[str, int, int] | None:
+    """What tells one file of a set from the next under its name, without reading it: path, time and
+    size; None for a set that is no npz file in the folder."""
+    path = _folder(data_dir) / f"{name}.npz"
+    if not path.is_file():
+        return None
+    facts = path.stat()
+    return str(path.resolve()), facts.st_mtime_ns, facts.st_size
+
+
+def at_hand(name: str, data_dir: str | Path | None = None) -> bool:
+    """Whether the set can be read without a download."""
+    folder = _folder(data_dir)
+    return (
+        name == "digits"
+        or (folder / f"{name}.npz").is_file()
+        or (folder / name / "train").is_dir()
+        or any((folder / name).glob("*_train.pth"))
+    )
+
+
 def names(data_dir: str | Path | None = None) -> list[str]:
     """The known sets, then one's own in `data_dir`: npz files, trees and torch files."""
     folder = _folder(data_dir)

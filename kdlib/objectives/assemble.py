@@ -119,7 +119,7 @@ def class_sets(run: Run, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     return tuple(sets)
 
 
-def versions(run: Run) -> dict[str, int]:
+def versions(run: Run) -> dict[str, int | str]:
     """The version of every part that shaped this run, its teachers' included."""
     used = {f"model {run.model}": MODELS[run.model].version}
     for name, options in run.objective.items():

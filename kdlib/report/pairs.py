@@ -1,5 +1,6 @@
 """Stored runs of any profile, and pairs of them that differ in one choice: differences by seed."""
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ import pandas as pd
 from kdlib.config import fingerprint
 from kdlib.report.literature import FOLDER
 from kdlib.report.tables import over_seeds
-from kdlib.store import Row, read_row
+from kdlib.store import Row, outdated, read_row
 from kdlib.studies.published_claims import Comparison
 
+log = logging.getLogger("kdlib")
 DIGITS = "digits"
 RESULTS = FOLDER.parent
 SETTING = ["setting", "effect", "effect_ci95", "seeds"]
@@ -57,7 +59,8 @@ def with_rows(results: Path) -> list[Path]:
 
 
 def entries(folders: Mapping[str, Path]) -> list[Entry]:
-    """Every run stored under the folders of these profiles, once.
+    """Every run stored under the folders of these profiles, once; rows of parts that have another
+    version today are left out, and the log says so.
 
     DamagedError that names the file where a row is not what was written.
     """
@@ -65,6 +68,12 @@ def entries(folders: Mapping[str, Path]) -> list[Entry]:
     for profile, folder in folders.items():
         paths = sorted(folder.glob("[0-9]*/**/rows/*.json"))
         rows = {row["id"]: row for row in map(read_row, paths)}
+        old = {name: parts for name, row in rows.items() if (parts := outdated(row))}
+        if old:
+            changed = ", ".join(sorted({part for parts in old.values() for part in parts}))
+            log.warning("%s: %d rows are left out, other versions made them of: %s", profile,
+                        len(old), changed)  # fmt: skip
+        rows = {name: row for name, row in rows.items() if name not in old}
         models = {name: row["run"]["model"] for name, row in rows.items()}
         for row in rows.values():
             teachers = (models.get(teacher, "?") for teacher in row["run"]["teachers"])

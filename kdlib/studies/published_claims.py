@@ -181,4 +181,12 @@ def _named(claims: Any, path: Path) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-STUDIES.register(STEM, study="", params=PublishedClaims, drawing=0.3)(lambda own: [])
+def reads(params: PublishedClaims) -> list[str]:
+    """Patterns of what verdicts hang on: the claims, published tables, rows of other profiles."""
+    results = CLAIMS.parents[1] / "results"
+    folders = params.results or (str(results / "*"),)
+    rows = [f"{folder}/[0-9]*/**/rows/*.json" for folder in folders]
+    return [params.claims or str(CLAIMS), str(results / "published" / "*.csv"), *rows]
+
+
+STUDIES.register(STEM, study="", params=PublishedClaims, reads=reads, drawing=0.3)(lambda own: [])
