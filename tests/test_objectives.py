@@ -78,6 +78,22 @@ def test_teachers_are_not_touched(digits):
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
+def test_a_teachers_fitted_temperature_reaches_the_term_that_uses_it(digits):
+    """KD of logits divided by it, and by nothing where none was fitted."""
+    run = student_run(kd_methods=["own"], options={"own": {"of": "kd", "calibrated": True}})
+    student, batch, _ = setting(run, digits)
+    network = train.build_network(run.teachers[0], digits[0])
+    for fitted, divisor in ((2.5, 2.5), (None, 1.0)):
+        network.temperature = fitted
+        (view,) = FrozenTeachers([network])(batch)
+        assert view.temperature == divisor
+        student.loss(batch, (view,), torch.autocast("cpu", enabled=False))
+        with torch.no_grad():
+            own = student.network(batch.images).logits
+        expected = 0.9 * losses.kd(own, view.logits / divisor, 4.0)
+        torch.testing.assert_close(student.losses["kd"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_terms_are_weighted_as_the_params_say(digits):
     run = student_run(kd_methods=["rkd"], options={"rkd": {"weight": 0.5, "label_weight": 0.25}})
     student, batch, views = setting(run, digits)

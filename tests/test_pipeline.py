@@ -1,11 +1,13 @@
 """Rows, checkpoints and predictions: done once, verified before use, rebuilt when damaged."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from scipy import optimize, special
 
 from kdlib import (
     Lab,
@@ -441,6 +443,50 @@ def test_the_controls_are_what_they_say(finished):
     assert not set(rows) & set(lab.selection(run).train_indices)
     assert len(set(np.bincount(record.train_labels[rows]))) == 1
     assert len(rows) == 210
+
+
+def balanced(labels):
+    """1 / (C n_c) for each image, literally."""
+    counts = np.bincount(labels)
+    return np.array([1 / (len(counts) * counts[label]) for label in labels])
+
+
+def test_what_is_fitted_and_measured_on_validation_counts_each_class_alike(tmp_path):
+    """Against scipy and a loop, from the stored predictions."""
+    lab, (run,) = lab_and_runs(tmp_path, kd_methods=["none"], epochs=10)
+    (row,), folder = lab.complete([run]), tmp_path
+    assert not row["metrics"]["temperature"]["at_bound"]
+    found = read_tensors(Store(folder).path(run, "predictions"), row["files"]["predictions"])
+    logits, labels = found["val_logits"].double().numpy(), found["val_labels"].numpy().astype(int)
+    weights = balanced(labels)
+
+    def nll(log_t=0.0, tau=0.0):
+        counts = np.array(row["data"]["class_counts"])
+        shifted = logits / np.exp(log_t) - tau * np.log(counts / counts.sum())
+        own = special.log_softmax(shifted, axis=1)[np.arange(len(labels)), labels]
+        return -(weights * own).sum() / weights.sum()
+
+    fit = optimize.minimize_scalar(nll, bounds=(-5, 5), method="bounded")
+    assert row["metrics"]["temperature"]["T"] == pytest.approx(math.exp(fit.x), rel=1e-3)
+    both = optimize.minimize(lambda x: nll(*x), [0.0, 0.5], bounds=[(-5, 5), (-1, 2)])
+    adjusted = row["metrics"]["logit_adjustment"]
+    assert nll(math.log(adjusted["T"]), adjusted["tau"]) == pytest.approx(both.fun, abs=1e-5)
+    hit = logits.argmax(1) == labels
+    assert row["metrics"]["val"]["acc"] == pytest.approx((weights * hit).sum())
+    assert row["metrics"]["val"]["acc"] != pytest.approx(hit.mean())
+    assert row["metrics"]["val"]["nll"] == pytest.approx(nll())
+    assert row["history"][-1]["val_acc"] == pytest.approx((weights * hit).sum(), abs=1e-6)
+
+
+def test_a_fit_that_ended_at_its_bound_is_no_temperature(copy):
+    folder, row, run = copy
+    row = {**row, "metrics": {**row["metrics"]}}
+    row.pop("sha256", None)
+    for at_bound, expected in ((True, None), (False, 2.5)):
+        row["metrics"]["temperature"] = {"T": 2.5, "at_bound": at_bound}
+        Store(folder).write_json(run, "rows", {**row, "sha256": fingerprint(row)})
+        assert Store(folder).network(run).temperature == expected
+        assert load_student(run.id, folder).temperature == expected
 
 
 class Killed(Exception):

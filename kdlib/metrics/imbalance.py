@@ -27,9 +27,10 @@ def frequency_groups(
 ) -> dict[str, np.ndarray]:
     """Class indices of the "many", "medium" and "few" groups, ascending in each.
 
-    10 and 100 classes are cut by class index as in MiSLAS (Zhong et al. 2021), whatever the counts:
-    the long tails here fall with the index. Other numbers (at least 3) are cut into thirds of
-    `class_counts` (K,), equal counts in the order of the classes; without counts a ValueError.
+    10 and 100 classes are cut by class index as in MiSLAS (Zhong et al. 2021) where `class_counts`
+    (K,) fall with it, are of one size (the largest under twice the smallest) or not given. All else
+    (at least 3 classes) is cut into thirds of the counts, equal ones in the order of the classes;
+    without counts a ValueError.
 
     >>> frequency_groups(10)["few"]
     array([7, 8, 9])
@@ -37,11 +38,12 @@ def frequency_groups(
     array([1])
     """
     num_classes = check_whole(num_classes, "num_classes", low=3)
-    if num_classes in GROUP_STARTS:
+    counts = None if class_counts is None else check_counts(class_counts, num_classes)
+    by_index = counts is None or (np.diff(counts) <= 0).all() or counts.max() < 2 * counts.min()
+    if num_classes in GROUP_STARTS and by_index:
         parts = np.split(np.arange(num_classes), GROUP_STARTS[num_classes])
-    elif class_counts is None:
+    elif counts is None:
         raise ValueError(f"class_counts is None, but {num_classes} classes are grouped by count")
     else:
-        order = np.argsort(-check_counts(class_counts, num_classes), kind="stable")
-        parts = [np.sort(part) for part in np.array_split(order, 3)]
+        parts = [np.sort(part) for part in np.array_split(np.argsort(-counts, kind="stable"), 3)]
     return dict(zip(("many", "medium", "few"), parts, strict=True))

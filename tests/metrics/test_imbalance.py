@@ -17,11 +17,21 @@ def test_class_weights_give_each_present_class_the_same_total():
 
 @pytest.mark.parametrize(("classes", "ends"), [(10, (3, 7)), (100, (36, 71))])
 def test_mislas_groups_by_class_index(classes, ends):
-    groups = frequency_groups(classes, class_counts=np.arange(1, classes + 1))
-    assert list(groups) == ["many", "medium", "few"]
-    bounds = (0, *ends, classes)
-    for group, low, high in zip(groups.values(), bounds, bounds[1:], strict=False):
-        assert group.tolist() == list(range(low, high))
+    falling = np.arange(classes, 0, -1)
+    of_one_size = np.where(np.arange(classes) % 2, 180, 175)
+    for counts in (None, falling, of_one_size):
+        groups = frequency_groups(classes, class_counts=counts)
+        assert list(groups) == ["many", "medium", "few"]
+        bounds = (0, *ends, classes)
+        for group, low, high in zip(groups.values(), bounds, bounds[1:], strict=False):
+            assert group.tolist() == list(range(low, high))
+
+
+def test_a_tail_that_does_not_fall_with_the_index_is_cut_by_count():
+    """Ten classes of a set of one's own, the frequent ones last."""
+    groups = frequency_groups(10, [20, 30, 40, 50, 60, 70, 80, 500, 900, 1000])
+    assert groups["many"].tolist() == [6, 7, 8, 9]
+    assert groups["few"].tolist() == [0, 1, 2]
 
 
 def test_other_numbers_are_cut_into_thirds_by_count():
