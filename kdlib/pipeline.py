@@ -22,6 +22,10 @@ from kdlib.device import check_precision, set_up_device
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
 
+TWINS = (
+    "teacher and student are both {}: of one seed, they start from the same weights and see the "
+    "same batches, so they are closer than two trainings of it would be"
+)
 LOW_SHARE, HIGH_SHARE = 0.01, 50.0
 Standing = tuple[Run, train.Progress | None]
 
@@ -80,6 +84,8 @@ class Lab:
                 train.check_replay(run, record, self.device)
             if run.given:
                 self._given_network(run)
+            if any(not one.given and one.model == run.model for one in run.teachers):
+                _warn_once(TWINS.format(run.model))
             if run.pretrained:  # they may have to be fetched
                 train.build_network(run, record)
                 _warn_once(models.leak(run.pretrained, record.classes))

@@ -19,7 +19,7 @@ def suggest(name: object, known: Iterable[str]) -> str:
     >>> suggest("zzz", ["lr", "epochs"])
     'known: epochs, lr'
     """
-    known = sorted(known)
+    known = sorted({*known})
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 

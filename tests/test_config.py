@@ -181,3 +181,9 @@ def test_error_messages_hold_no_pydantic_noise(tmp_path):
         load_params(write(tmp_path, "epochs: many\n"))
     assert not re.search(r"pydantic|validation error", str(error.value))
     assert config.fingerprint({"b": 1, "a": 2}) == config.fingerprint({"a": 2, "b": 1})
+
+
+def test_a_run_has_its_learning_rate_as_a_number():
+    run = config.Run(data="digits", seed=0, model="resnet8", recipe=config.Recipe(batch_size=64))
+    assert run.recipe.lr == 0.05
+    assert config.Run(data="digits", seed=0, model="resnet8").recipe is None

@@ -239,6 +239,14 @@ def test_another_file_under_the_name_of_a_set_is_seen_in_the_same_process(tmp_pa
     assert lab.complete(runs) == [after]  # nothing lies here to compare with
 
 
+def test_twins_are_named(tmp_path, caplog):
+    pipeline._warn_once.cache_clear()
+    for model, told in (("resnet8", False), ("resnet8_half", True)):
+        lab, runs = lab_and_runs(tmp_path, student_model=model)
+        lab.check(runs)
+        assert ("teacher and student are both resnet8_half" in caplog.text) == told
+
+
 def test_without_git_a_row_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "")
     provenance._git.cache_clear()

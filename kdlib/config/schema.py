@@ -67,9 +67,9 @@ class Augment(Strict):
 class Recipe(Strict):
     """How a network is optimised. lr None: 0.1 for a batch of 128, in proportion to the batch.
 
-    schedule "cosine" falls to 0 after `warmup_epochs` of linear warm-up; "step" multiplies lr by
-    `gamma` at each of `milestones` (epochs), without warm-up. `eval_every`: epochs between looks at
-    validation. lr must be given for adam.
+    schedule "cosine" falls to 0 after `warmup_epochs` of linear warm-up (at most half of the
+    training); "step" multiplies lr by `gamma` at each of `milestones` (epochs), without warm-up.
+    `eval_every`: epochs between looks at validation. lr must be given for adam.
     """
 
     epochs: Count = 200
@@ -91,6 +91,10 @@ class Recipe(Strict):
         if self.optimizer == "adam" and self.lr is None:
             raise ValueError("lr must be given for adam, the default rule is SGD's")
         return self
+
+    def explicit(self) -> Self:
+        """The same with lr as a number, as every run has it."""
+        return self.model_copy(update={"lr": self.lr or 0.1 * self.batch_size / 128})
 
 
 class GivenPreprocess(Strict):
@@ -171,7 +175,7 @@ class Run(Strict):
     targets: Annotated[dict[str, dict[str, Any]], Field(max_length=1)] = {}
     mixup_alpha: NonNegative = 0.0
     augment: Augment = Augment()
-    recipe: Recipe | None = None
+    recipe: Annotated[Recipe, AfterValidator(Recipe.explicit)] | None = None
     precision: str = "fp32"
     compile: bool = False
     teachers: tuple["Run", ...] = ()
@@ -271,10 +275,7 @@ class StudyParams(Recipe, Execution):
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe part, with lr made explicit."""
         values = {key: getattr(self, key) for key in Recipe.model_fields}
-        recipe = validate(Recipe, values | changes, "teacher_recipe")
-        if recipe.lr is None:
-            recipe = recipe.model_copy(update={"lr": 0.1 * recipe.batch_size / 128})
-        return recipe
+        return validate(Recipe, values | changes, "teacher_recipe").explicit()
 
 
 class Params(StudyParams):
