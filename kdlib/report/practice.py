@@ -187,7 +187,7 @@ def _where(part: pd.DataFrame, where: str) -> str:
     lines = part.sort_values("acc_effect", ascending=False).to_dict("records")
     good = [f"{line['option']} (against {line['against']})" for line in lines if _gains(line)]
     clear = " Clearly better in accuracy or ECE and clearly worse in neither: "
-    return f"{where} ({note})." + f"{clear}{listed(good) or 'nothing'}." * (seeds > 1)
+    return f"{where} ({note})." + f"{clear}{listed(good, SHOWN) or 'nothing'}." * (seeds > 1)
 
 
 def _readable(part: pd.DataFrame) -> pd.DataFrame:
@@ -203,21 +203,29 @@ def _readable(part: pd.DataFrame) -> pd.DataFrame:
 
 def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
     """A sentence a scale of several seeds: the options that are clearly better in accuracy or ECE
-    and clearly worse in neither, with both effects; a scale is told from the others."""
+    and clearly worse in neither, with both effects, those first that are the most accurate after
+    logit adjustment where it was made; a scale is told from the others."""
     told, scales = [], _scales(study, found, claims)
     _, own = apart([where for where, _ in scales]) if scales else ("", {})
     for where, part in scales:
         if part["seeds"].max() == 1:
             continue
+        fitted = part["logit_adjustment.acc_effect"]
+        ranked = part.assign(rank=fitted.where(fitted.notna(), part["acc_effect"]))
         gained = [
-            f"{line['option']}, against {line['against']} "
-            f"(accuracy {_effect(line, 'acc')}, ECE {_effect(line, 'ece')})"
-            for line in part.sort_values("acc_effect", ascending=False).to_dict("records")
+            f"{line['option']}, against {line['against']} ({_told(line)})"
+            for line in ranked.sort_values("rank", ascending=False).to_dict("records")
             if _gains(line)
         ]
         on = f" ({own[where]})" if own[where] else ""
         told.append(f"What helped{on}: {'; '.join(gained[:SHOWN]) or 'nothing'}.")
     return told
+
+
+def _told(line: dict[str, Any]) -> str:
+    adjusted = _effect(line, "logit_adjustment.acc")
+    after = f", {adjusted} after logit adjustment" * bool(adjusted)
+    return f"accuracy {_effect(line, 'acc')}{after}, ECE {_effect(line, 'ece')}"
 
 
 def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
