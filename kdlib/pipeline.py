@@ -84,7 +84,7 @@ class Lab:
                 train.check_replay(run, record, self.device)
             if run.given:
                 self._given_network(run)
-            if any(not one.given and one.model == run.model for one in run.teachers):
+            if any(_twins(run, teacher) for teacher in run.teachers):
                 _warn_once(TWINS.format(run.model))
             if run.pretrained:  # they may have to be fetched
                 train.build_network(run, record)
@@ -308,6 +308,10 @@ def _noted(failures: list[str], run: Run | None = None) -> Iterator[None]:
 def _pooled(run: Run) -> bool:
     """Whether a run is its teachers put together, and no network of its own."""
     return run.recipe is None and run.given is None
+
+
+def _twins(run: Run, teacher: Run) -> bool:
+    return not teacher.given and (teacher.model, teacher.classes) == (run.model, run.classes)
 
 
 @functools.cache

@@ -81,6 +81,7 @@ class Registry:
         return list(self._entries)
 
 
+# Fact of a loss: holds_prior, whether the log of the class counts is in it, as in balanced softmax.
 LABEL_LOSSES = Registry("label loss")
 TERMS = Registry("KD method")
 TARGETS = Registry("target source")

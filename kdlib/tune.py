@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kdlib.config import Execution, Run, by_stream
-from kdlib.data import ImageSet, Selection
+from kdlib.data import ImageSet, Selection, subset
 from kdlib.device import check_precision
 from kdlib.pipeline import Lab
 from kdlib.plan import plan
@@ -97,7 +97,10 @@ class Case:
 
     def teachers(self) -> list[nn.Module]:
         """Networks of the teachers' shape: their weights cost no time."""
-        return [build_network(run, self.record).eval() for run in self.runs[0].teachers]
+        return [build_network(one, self._known_to(one)).eval() for one in self.runs[0].teachers]
+
+    def _known_to(self, teacher: Run) -> ImageSet:
+        return subset(self.record, teacher.classes) if teacher.classes else self.record
 
     def alternatives(self) -> dict[str, dict[str, Any]]:
         """What may be compared with the file's own choice: name -> keys that differ."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 from report_helpers import FULL, fake_rows, params_of
 from scipy.optimize import minimize
@@ -95,7 +96,8 @@ def test_a_label_points_at_its_own_cell(cells):
 
 def test_every_cell_is_drawn(cells):
     figure = plots.acc_vs_ece(cells, "title")
-    sizes = [len(points.get_offsets()) for points in figure.axes[0].collections]
+    dots = [one for one in figure.axes[0].collections if isinstance(one, PathCollection)]
+    sizes = [len(points.get_offsets()) for points in dots]
     assert sizes == [128, 8, 5, 5]
     small = cells[cells["kd_method"].isin(["none", "kd"]) & (cells["teacher_loss"] != "als")][:14]
     assert 0 < small["harmonic"].count() < 10

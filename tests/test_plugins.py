@@ -141,3 +141,12 @@ def test_a_student_trained_elsewhere_is_measured_beside_the_grid(plugin, tmp_pat
     table = report.Study.of(rows, params).control_grids
     assert list(table["cell"]) == ["GIVEN S:LINEAR"]
     assert table["acc"].item() == rows[1]["metrics"]["test"]["acc"]
+
+
+def test_a_model_of_other_classes_is_refused_by_name_before_any_training(plugin, tmp_path):
+    plugin.write_text(PLUGIN.replace("image_size**2, num_classes)", "image_size**2, 7)"))
+    with pytest.raises(
+        ValueError, match=r"model 'mine' gives logits of shape \(2, 7\) .* \(2, 10\)"
+    ):
+        complete(plugin, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.json"))

@@ -3,10 +3,13 @@
 import re
 
 import pytest
+import torch
 
 from kdlib import data, tune
 from kdlib.config import Execution, Params, load_params
 from kdlib.grid import student_runs
+from kdlib.studies.overlapping import OverlappingTeachers
+from kdlib.studies.overlapping import student_runs as student_runs_of
 
 
 def case(steps=1, **changes):
@@ -101,3 +104,14 @@ def test_a_profile_has_a_case_for_each_pair_of_networks(monkeypatch):
     assert any("->" in title for title in titles)
     with pytest.raises(LookupError, match="unknown profile 'digit'"):
         tune.cases("digit", steps=1)
+
+
+def test_teachers_of_some_classes_are_timed_as_such():
+    params = OverlappingTeachers(
+        teacher_model="resnet8_half", student_models=("resnet8_half",), batch_size=32, epochs=1
+    )
+    run = next(run for run in student_runs_of(params) if run.teachers)
+    record = data.subset(data.load("digits"), run.classes)
+    one = tune.Case([run], record, data.select(record), "cpu", Execution(device="cpu"), 1)
+    widths = [network(torch.zeros(2, 1, 8, 8)).logits.shape[1] for network in one.teachers()]
+    assert widths == [len(teacher.classes) for teacher in run.teachers] == [5, 4, 4]

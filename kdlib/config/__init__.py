@@ -1,6 +1,7 @@
 """What may be asked for: runs and params files, checked before anything is trained."""
 
 from kdlib.config.loading import load_params, load_settings, merge
+from kdlib.config.options import resolve_options
 from kdlib.config.schema import (
     Augment,
     Control,
@@ -17,7 +18,6 @@ from kdlib.config.schema import (
     StudyParams,
     by_stream,
     fingerprint,
-    resolve_options,
     validate,
 )
 

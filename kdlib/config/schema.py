@@ -5,7 +5,6 @@ is a function of exactly that. A `Params` is a whole params file; `kdlib.grid` e
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -18,13 +17,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from kdlib.config.plugins import load_plugin
-from kdlib.registry import Entry, suggest
+from kdlib.registry import suggest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -332,26 +330,3 @@ def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> A
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{path}: {message[:1].lower()}{message[1:]}, got {item['input']!r}")
         raise ValueError(f"{where}: " + "; ".join(lines)) from None
-
-
-def resolve_options(entry: Entry, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """All options of a registered part, defaults filled in from its signature, types checked."""
-    known = {
-        name: parameter
-        for name, parameter in inspect.signature(entry.build).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    for key in options:
-        if key not in known:
-            hint = suggest(key, known) if known else "it takes none"
-            raise ValueError(f"{where}: unknown option {key!r} of {entry.name!r}, {hint}")
-    resolved = {}
-    for name, parameter in known.items():
-        value = options.get(name, parameter.default)
-        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
-        try:
-            resolved[name] = TypeAdapter(kind).validate_python(value)
-        except ValidationError as error:
-            what = error.errors()[0]["msg"].lower()
-            raise ValueError(f"{where}: {entry.name}.{name}: {what}, got {value!r}") from None
-    return resolved

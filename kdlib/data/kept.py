@@ -27,7 +27,7 @@ def _image_set(
     classes: Classes,
 ) -> ImageSet:
     if classes is None:
-        return load(name, data_dir, trust, image_size=image_size)
+        return load(name, data_dir, trust=trust, image_size=image_size)
     return subset(image_set(name, data_dir, image_size, trust), classes)
 
 

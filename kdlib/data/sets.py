@@ -21,6 +21,7 @@ class UnknownSetError(LookupError):
 def load(
     name: str,
     data_dir: str | Path | None = None,
+    *,
     trust: bool = False,
     image_size: int | None = None,
 ) -> ImageSet:

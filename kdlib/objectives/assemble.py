@@ -131,11 +131,23 @@ def versions(run: Run) -> dict[str, int | str]:
     return used
 
 
-@lru_cache
 def dry_view(
     model: str, num_classes: int, in_channels: int, image_size: int, side_heads: bool = False
 ) -> View:
     """A view with shapes and no numbers, from a network on the meta device."""
+    shape = (num_classes, in_channels, image_size, side_heads)
+    return _dry_view(MODELS[model].build, model, *shape)
+
+
+@lru_cache
+def _dry_view(
+    build: Callable,  # of the model: a plugin may bring another one under its name
+    model: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    side_heads: bool,
+) -> View:
     with torch.device("meta"), torch.no_grad():
         network = models.build(model, num_classes, in_channels, image_size, side_heads).eval()
         return network(torch.empty(2, in_channels, image_size, image_size))
@@ -157,6 +169,11 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
     loss(torch.zeros(2, len(counts)), torch.zeros(2, dtype=torch.int64), counts, **label)
     channels, size, sets = record.in_channels, record.image_size, class_sets(run, record.classes)
     own = dry_view(run.model, len(counts), channels, size, needs_side_heads(run))
+    if own.logits.shape != (2, len(counts)):
+        raise ValueError(
+            f"model {run.model!r} gives logits of shape {tuple(own.logits.shape)} for 2 images, "
+            f"needs (2, {len(counts)})"
+        )
     views = [
         dry_view(teacher.model, len(known), channels, teacher.input_size(size))
         for teacher, known in zip(run.teachers, sets, strict=True)

@@ -26,7 +26,7 @@ def cp(logits: Tensor, targets: Tensor, class_counts: Tensor, beta: float = 0.1)
 
 
 LABEL_LOSSES.register("als")(losses.label_aware_smoothing)
-LABEL_LOSSES.register("bs")(losses.balanced_softmax)
+LABEL_LOSSES.register("bs", holds_prior=True)(losses.balanced_softmax)
 
 
 @term("kd", weight=0.9, label_weight=0.1, logits_only=True)

@@ -1,13 +1,11 @@
 """What the verdicts come to, in five sentences: one of all claims, one of each study."""
 
 import math
-import string
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
-from kdlib.registry import suggest
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
@@ -244,21 +242,15 @@ class Told:
 
 def reading(claims: Claims, study: str, verdicts: pd.DataFrame) -> str:
     """How a study's verdicts are read, with the effects of its claims; nothing where a claim that
-    it names has no verdict.
-
-    LookupError for a name that is no claim.
-    """
-    text = claims.studies[study].reading
-    named = {name.partition(".")[0] for _, name, _, _ in string.Formatter().parse(text) if name}
-    if unknown := named - {claim.id for claim in claims.of(study)}:
-        known = [claim.id for claim in claims.of(study)]
-        raise LookupError(f"reading of {study}: unknown claim {min(unknown)!r}, "
-                          f"{suggest(min(unknown), known)}")  # fmt: skip
+    it names has no verdict."""
+    own = claims.studies[study]
     judged = verdicts[verdicts["verdict"].isin([HOLDS, FAILS, UNDECIDED])]
-    found = {name: judged[judged["id"] == name] for name in named}
+    found = {name: judged[judged["id"] == name] for name in own.named}
     if any(lines.empty for lines in found.values()):
         return ""
-    return " ".join(text.format(**{name: Told(lines) for name, lines in found.items()}).split())
+    return " ".join(
+        own.reading.format(**{name: Told(lines) for name, lines in found.items()}).split()
+    )
 
 
 def verdict(line: Any) -> str:

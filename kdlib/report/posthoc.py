@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdlib.grid import NO_KD
+from kdlib.registry import LABEL_LOSSES
 from kdlib.report.tables import CELL, METRICS, REFERENCE, cell_label, intervals
 from kdlib.store import Row
 
@@ -18,7 +19,6 @@ ADJUSTMENTS = {
     "balanced_logit_adjustment": ("fitted (T, tau), optimistic bound", ("acc", "nll")),
 }
 GAINS = {"acc": 1, "nll": -1, "ece": -1}  # the sign of a better number
-MENON_LOSSES = ("ce", "als", "cp")  # balanced softmax has the prior in its loss already
 
 
 def adjusted_runs(rows: Sequence[Row]) -> pd.DataFrame:
@@ -43,7 +43,9 @@ def adjusted_runs(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _menon_applies(row: Row) -> bool:
     loss = row["run"]["objective"]["label"]["loss"]
-    return row["labels"]["kd_method"] == NO_KD and loss in MENON_LOSSES
+    if row["labels"]["kd_method"] != NO_KD or loss not in LABEL_LOSSES:  # of a plugin not at hand
+        return False
+    return not LABEL_LOSSES[loss].facts.get("holds_prior")
 
 
 def posthoc(runs: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@
 reads it together with the rows of any number of profiles, and trains nothing.
 """
 
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,6 +100,12 @@ class Study(Strict):
     source: str
     reading: str = ""
 
+    @property
+    def named(self) -> set[str]:
+        """The ids of the claims that its reading names."""
+        fields = (field for _, field, _, _ in string.Formatter().parse(self.reading))
+        return {field.partition(".")[0] for field in fields if field}
+
 
 class Claims(Strict):
     """All claims. margins: metric -> the margin of comparisons that give none; seeds: fewer give no
@@ -120,6 +127,11 @@ class Claims(Strict):
                 hint = suggest(claim.study, self.studies)
                 raise ValueError(f"{claim.id}: unknown study {claim.study!r}, {hint}")
             self.margin(claim)
+        for name, study in self.studies.items():
+            known = [claim.id for claim in self.of(name)]
+            if unknown := study.named.difference(known):
+                hint = suggest(min(unknown), known)
+                raise ValueError(f"studies.{name}: unknown claim {min(unknown)!r}, {hint}")
         return self
 
     def margin(self, claim: Claim) -> float:
