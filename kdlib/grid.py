@@ -83,9 +83,11 @@ def _parts(
 
 
 def _lookup(params: StudyParams, registry: Registry, name: str) -> tuple[Entry, dict[str, Any]]:
-    """A part and the options given for it; a variant names its part with `of`."""
-    options = dict(params.options.get(name, {}))
-    return registry[options.pop("of", name)], options
+    """A part and the options given for it; a variant names its part with `of` and has the options
+    given for that one, too."""
+    own = dict(params.options.get(name, {}))
+    part = own.pop("of", name)
+    return registry[part], params.options.get(part, {}) | own if part != name else own
 
 
 def _weight(term: Entry, options: dict[str, Any], key: str) -> float:

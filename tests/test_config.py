@@ -187,3 +187,11 @@ def test_a_run_has_its_learning_rate_as_a_number():
     run = config.Run(data="digits", seed=0, model="resnet8", recipe=config.Recipe(batch_size=64))
     assert run.recipe.lr == 0.05
     assert config.Run(data="digits", seed=0, model="resnet8").recipe is None
+
+
+def test_a_variant_has_the_options_of_what_it_varies():
+    options = {"crd": {"negatives": 64}, "quarter": {"of": "crd", "weight": 0.2}}
+    term = grid.objective(Params(options=options), "ce", "quarter")["crd"]
+    assert (term["negatives"], term["weight"]) == (64, 0.2)
+    options["quarter"]["negatives"] = 8
+    assert grid.objective(Params(options=options), "ce", "quarter")["crd"]["negatives"] == 8

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kdlib import Lab, Params, grid, registry
-from kdlib.plan import ROOT
+from kdlib.plan import ROOT, plan
 
 TINY = {
     "imbalance_factor": 2, "batch_size": 8, "epochs": 1, "mixup": False, "seeds": 0,
@@ -56,8 +56,12 @@ def test_a_folder_a_class_makes_a_long_tailed_grid(tmp_path):
     (command,) = re.findall(r"--set data=photos .*", (ROOT / "README.md").read_text())
     changes = dict(pair.split("=") for pair in re.findall(r"--set (\S+)", command))
     changes |= {"epochs": 1, "batch_size": 8, "kd_methods": "none", "student_losses": "bs"}
-    changes |= {"student_model": "resnet8", "mixup": False, "data_dir": str(tmp_path)}
-    params = Params.of(**changes)
+    changes |= {"student_model": "resnet8", "mixup": False, "data_dir": str(tmp_path), "seeds": 0}
+    (part,) = plan(
+        "cifar_small", tmp_path / "out", ["02/verdicts"], plain_losses=None, **changes
+    ).parts
+    params = part.params
+    assert int(params.options["crd"]["negatives"]) == 64
     (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
     assert row["classes"] == ["cat", "dog"]
     assert row["data"]["class_counts"] == [
