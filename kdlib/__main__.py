@@ -104,6 +104,16 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"the value of {text!r} is no YAML: {told}") from None
 
 
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys to set otherwise, each given once."""
+    changes: dict[str, Any] = {"trust_data": True} if options.trust_data else {}
+    for key, value in options.set:
+        if key in changes:
+            raise ValueError(f"--set {key}: given twice; several values are a list, {key}=[...]")
+        changes[key] = value
+    return changes
+
+
 def _run(options: argparse.Namespace) -> int:
     held = _lock(options)
     if held is None:
@@ -116,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
             out_dir=options.out,
             jobs=options.jobs,
             dry_run=options.dry_run,
-            changes=dict(options.set) | ({"trust_data": True} if options.trust_data else {}),
+            changes=_changes(options),
             notebooks=options.only,
             workflow_profile=options.workflow_profile,
             held=held,
