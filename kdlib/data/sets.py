@@ -1,6 +1,8 @@
 """Sets by name: which are known, where they are looked for and what proves them."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +64,7 @@ def stamp(name: str, data_dir: str | Path | None = None) -> tuple[str, int, int]
 
 def at_hand(name: str, data_dir: str | Path | None = None) -> bool:
     """Whether the set can be read without a download."""
-    folder = _folder(data_dir)
-    return (
-        name == "digits"
-        or (folder / f"{name}.npz").is_file()
-        or (folder / name / "train").is_dir()
-        or any((folder / name).glob("*_train.pth"))
-    )
+    return _reader(name, _folder(data_dir)) is not None
 
 
 def names(data_dir: str | Path | None = None) -> list[str]:
@@ -106,16 +102,24 @@ def _folder(data_dir: str | Path | None) -> Path:
     return Path(data_dir or os.environ.get("KDLIB_DATA") or "data").expanduser()
 
 
-def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
-    """The set as its first source has it: at native size but for trees, not yet verified."""
+def _reader(
+    name: str, folder: Path, image_size: int | None = None
+) -> Callable[[], ImageSet] | None:
+    """What reads the set, at native size but for trees; None where it does not lie here."""
+    own = folder / name
     if name == "digits":
-        return sources.digits()
+        return sources.digits
     if (folder / f"{name}.npz").is_file():
-        return sources.from_npz(name, folder / f"{name}.npz")
-    if (folder / name / "train").is_dir():
-        return sources.from_tree(name, folder / name, image_size)
-    if any((folder / name).glob("*_train.pth")):
-        return from_torch_files(name, folder / name)
+        return partial(sources.from_npz, name, folder / f"{name}.npz")
+    if (own / "train").is_dir():
+        return partial(sources.from_tree, name, own, image_size)
+    return partial(from_torch_files, name, own) if any(own.glob("*_train.pth")) else None
+
+
+def _read(name: str, folder: Path, image_size: int | None) -> ImageSet:
+    """The set as its first source has it, not yet verified."""
+    if reader := _reader(name, folder, image_size):
+        return reader()
     if name in KNOWN:
         record = sources.download(name, folder)
         save_npz(record, folder)
