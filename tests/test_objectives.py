@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 import torch
@@ -180,11 +181,42 @@ def test_what_cannot_be_is_refused_before_training(digits):
         check(run.model_copy(update={"teachers": run.teachers * 2}), digits)
 
 
-def test_a_toy_term_and_a_toy_loss_are_one_function_each(digits, monkeypatch):
+@pytest.fixture
+def own_parts(monkeypatch):
     for name in ("TERMS", "LABEL_LOSSES"):
         entries = dict(getattr(registry, name)._entries)
         monkeypatch.setattr(getattr(registry, name), "_entries", entries)
 
+
+WRONG_TERMS = {
+    "got shape (4,)": lambda forward: forward.student.logits.square().mean(1),
+    "got float": lambda forward: 0.5,
+    "RuntimeError: ": lambda forward: forward.student.logits.mean() @ forward.teacher.logits,
+    "KeyError: 'stage9'": lambda forward: forward.student.features["stage9"].mean(),
+    "has no gradient": lambda forward: forward.student.logits.detach().square().mean(),
+}
+
+
+@pytest.mark.parametrize("said", WRONG_TERMS)
+@pytest.mark.parametrize("mixup", [False, True])
+def test_a_term_that_fails_is_named_before_training(said, mixup, own_parts, digits):
+    objectives.term("mine", weight=1.0)(lambda context: WRONG_TERMS[said])
+    images = "mixed images" if mixup else "images"
+    with pytest.raises(ValueError, match=f"'mine', tried on 4 {images}.*{re.escape(said)}"):
+        check(student_run(kd_methods=["mine"], mixup=mixup), digits)
+
+
+def test_a_label_loss_that_cannot_read_mixed_targets_is_named(own_parts, digits):
+    @registry.LABEL_LOSSES.register("hard")
+    def hard(logits, targets, class_counts):
+        return -logits.log_softmax(1)[torch.arange(len(targets)), targets].mean()
+
+    check(student_run(kd_methods=["kd"], student_losses=["hard"]), digits)
+    with pytest.raises(ValueError, match="label loss 'hard', tried on 4 mixed images: IndexError"):
+        check(student_run(kd_methods=["kd"], student_losses=["hard"], mixup=True), digits)
+
+
+def test_a_toy_term_and_a_toy_loss_are_one_function_each(digits, own_parts):
     @objectives.term("logit_mse", weight=0.5)
     def logit_mse(context, centre: bool = True):
         def loss(forward):

@@ -118,11 +118,13 @@ def test_a_plugin_that_failed_half_way_can_be_mended(plugin):
     assert "mine" in registry.MODELS
 
 
-def test_a_method_whose_loss_has_no_gradient_is_flagged(plugin, tmp_path):
+def test_a_method_whose_loss_has_no_gradient_is_refused_or_weighs_nothing(plugin, tmp_path):
     detached = "forward.student.logits.detach() - forward.teacher.logits"
     text = PLUGIN.replace("forward.student.logits - forward.teacher.logits", detached)
     plugin.write_text(text)
-    row = complete(plugin, tmp_path / "out")
+    with pytest.raises(ValueError, match="KD method 'gap', .* has no gradient"):
+        complete(plugin, tmp_path / "out")
+    row = complete(plugin, tmp_path / "out", options={"gap": {"weight": 0}})
     assert row["kd_share"] == {"first": 0.0}
     assert row["flags"] == ["KD is off (first epoch)"]
 

@@ -22,15 +22,14 @@ from kdlib.objectives import (  # noqa: F401 (these register terms)
 from kdlib.objectives.assemble import (
     build,
     build_targets,
-    check,
     class_sets,
-    dry_view,
     needs_live,
     needs_side_heads,
     taught_heads,
     versions,
 )
 from kdlib.objectives.base import LABEL, Context, Term, term
+from kdlib.objectives.dry import check, dry_view
 from kdlib.objectives.overlapping import consensus
 
 __all__ = [

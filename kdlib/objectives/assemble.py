@@ -1,18 +1,14 @@
-"""From a run's `objective` and `targets` to its terms, checked before anything is trained."""
+"""From a run's `objective` and `targets` to its terms."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdlib import models, seeding
+from kdlib import seeding
 from kdlib.config import Run
-from kdlib.data import ImageSet
 from kdlib.objectives.base import LABEL, Context, Term
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS, Entry
-from kdlib.types import View
 
 
 def _label_term(context: Context, loss: str, **options: Any) -> Callable:
@@ -129,55 +125,3 @@ def versions(run: Run) -> dict[str, int | str]:
     for teacher in run.teachers:
         used |= {f"teacher's {part}": version for part, version in versions(teacher).items()}
     return used
-
-
-def dry_view(
-    model: str, num_classes: int, in_channels: int, image_size: int, side_heads: bool = False
-) -> View:
-    """A view with shapes and no numbers, from a network on the meta device."""
-    shape = (num_classes, in_channels, image_size, side_heads)
-    return _dry_view(MODELS[model].build, model, *shape)
-
-
-@lru_cache
-def _dry_view(
-    build: Callable,  # of the model: a plugin may bring another one under its name
-    model: str,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    side_heads: bool,
-) -> View:
-    with torch.device("meta"), torch.no_grad():
-        network = models.build(model, num_classes, in_channels, image_size, side_heads).eval()
-        return network(torch.empty(2, in_channels, image_size, image_size))
-
-
-def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
-    """Build a run's objective from views without numbers, so that what is impossible is refused
-    before any training: ValueError or LookupError naming the term, model or size."""
-    for name, options in run.objective.items():
-        if name != LABEL:
-            TERMS[name].facts["check"](options, counts, run.mixup_alpha > 0)
-    if run.recipe and run.recipe.batch_size > len(labels):
-        raise ValueError(
-            f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images"
-        )
-    label = dict(run.objective.get(LABEL, {"loss": "ce", "weight": 1.0}))
-    loss = LABEL_LOSSES[label.pop("loss")].build
-    label.pop("weight")
-    loss(torch.zeros(2, len(counts)), torch.zeros(2, dtype=torch.int64), counts, **label)
-    channels, size, sets = record.in_channels, record.image_size, class_sets(run, record.classes)
-    own = dry_view(run.model, len(counts), channels, size, needs_side_heads(run))
-    if own.logits.shape != (2, len(counts)):
-        raise ValueError(
-            f"model {run.model!r} gives logits of shape {tuple(own.logits.shape)} for 2 images, "
-            f"needs (2, {len(counts)})"
-        )
-    views = [
-        dry_view(teacher.model, len(known), channels, teacher.input_size(size))
-        for teacher, known in zip(run.teachers, sets, strict=True)
-    ]
-    context = Context(own, tuple(views), labels, counts, run.seed, sets)
-    build(run, context)
-    build_targets(run, context)
