@@ -4,23 +4,22 @@ Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook tha
 what it lacks, and a batch job that is started again does only what is left.
 """
 
-import functools
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from kdlib import evaluate, models, objectives, train
+from kdlib import evaluate, given, models, objectives, train
 from kdlib.config import Execution, Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, at_hand, image_selection, image_set
 from kdlib.device import check_precision, set_up_device
+from kdlib.notices import warn_once
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
-from kdlib.store import DamagedError, Row, Store, read_given, read_tensors
+from kdlib.store import DamagedError, Row, Store, read_tensors
 
 TWINS = (
     "teacher and student are both {}: of one seed, they start from the same weights and see the "
@@ -83,12 +82,12 @@ class Lab:
             if self.execution.cuda_graphs and run.recipe:
                 train.check_replay(run, record, self.device)
             if run.given:
-                self._given_network(run)
+                given.network(run, self.record(run))
             if any(_twins(run, teacher) for teacher in run.teachers):
-                _warn_once(TWINS.format(run.model))
+                warn_once(TWINS.format(run.model))
             if run.pretrained:  # they may have to be fetched
                 train.build_network(run, record)
-                _warn_once(models.leak(run.pretrained, record.classes))
+                warn_once(models.leak(run.pretrained, record.classes))
 
     def stored(self, run: Run) -> Row | None:
         """A run's valid row; a damaged file counts as missing and is named in the log."""
@@ -131,7 +130,7 @@ class Lab:
         for run in runs:
             if run.given:
                 with _noted(failures, run):
-                    self._store(train.Trained(run, self._given_network(run)))
+                    self._store(train.Trained(run, given.network(run, self.record(run))))
         for stream in by_stream(run for run in runs if run.recipe):
             size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
             for cohort in self._cohorts(stream, size):
@@ -187,23 +186,6 @@ class Lab:
                 if one.failure:
                     raise ValueError(one.failure)
                 self._store(one)
-
-    def _given_network(self, run: Run) -> torch.nn.Module:
-        record, given = self.record(run), run.given
-        if given.classes and given.classes != record.classes:
-            theirs, ours = list(given.classes), list(record.classes)
-            raise ValueError(f"{given.checkpoint} has the classes {theirs}, {run.data} has {ours}")
-        network = train.build_network(run, record)
-        if given.preprocess:
-            size = network.preprocess.image_size
-            own = given.preprocess
-            network.preprocess = models.Preprocess(own.mean, own.std, size)
-        where = f"{run.given.checkpoint} does not fit {run.model}"
-        state = read_given(run.given)
-        if isinstance(network, models.Plain):
-            state = {f"module.{name}": value for name, value in state.items()}
-        _load_given(network, state, where)
-        return network.eval()
 
     def _store(self, trained: train.Trained) -> Row:
         run, record, selection = trained.run, self.record(trained.run), self.selection(trained.run)
@@ -312,27 +294,6 @@ def _pooled(run: Run) -> bool:
 
 def _twins(run: Run, teacher: Run) -> bool:
     return not teacher.given and (teacher.model, teacher.classes) == (run.model, run.classes)
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning(text)
-
-
-def _load_given(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
-    """Load a user's state dict; its own `preprocess` buffers are welcome but not required."""
-    own = network.state_dict()
-    lacking = sorted(name for name in own if name not in state and "preprocess" not in name)
-    unknown = sorted(name for name in state if name not in own)
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    if lacking or unknown or shapes:
-        parts = [f"lacks {lacking[:3]}"] * bool(lacking) + [f"has {unknown[:3]}"] * bool(unknown)
-        raise ValueError(f"{where}: it {' and '.join(parts + sorted(shapes)[:3])}")
-    network.load_state_dict(own | state)
 
 
 def flags(trained: train.Trained) -> list[str]:

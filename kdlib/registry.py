@@ -5,9 +5,14 @@ that fills the registry. Importing `kdlib` fills them all.
 """
 
 import difflib
+import functools
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -27,7 +32,7 @@ def suggest(name: object, known: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class Entry:
     """One named part. `version` rises when a change of its code changes numbers: rows made with
-    another version are stale. Of a part that a plugin brings it holds the plugin's content, too.
+    another version are stale. Of a part from outside kdlib it holds the hash of its source, too.
     `facts` holds what the registering room wants known about it."""
 
     name: str
@@ -36,7 +41,40 @@ class Entry:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-_plugin: list[str] = []  # the hash of the plugin that is being imported, the last of several
+def _defined(build: Callable) -> Any:
+    """The function or class itself, of a partial what it fills in."""
+    return _defined(build.func) if isinstance(build, functools.partial) else build
+
+
+def _is_own(part: Any) -> bool:
+    return (part.__module__ or "").startswith("kdlib.")
+
+
+def _source(build: Callable) -> str | None:
+    """The hash of the file that defines a part, or of its own lines in a notebook's cell; None
+    inside kdlib, where versions are raised by hand."""
+    part = _defined(build)
+    if _is_own(part):
+        return None
+    file = getattr(sys.modules.get(part.__module__), "__file__", None)
+    text = Path(file).read_bytes() if file else _lines(part).encode()
+    return hashlib.sha256(text).hexdigest()[:8]
+
+
+def _lines(part: Any) -> str:
+    """Of a function, or of a class's methods: before Python 3.13 a class in a cell has none."""
+    functions = [part] if inspect.isfunction(part) else vars(part).values()
+    try:
+        return "".join(inspect.getsource(one) for one in filter(inspect.isfunction, functions))
+    except OSError:  # code that was never in a file or a cell
+        return ""
+
+
+def _again(build: Callable, before: Callable) -> bool:
+    """Whether both are one definition, run a second time: a notebook's cell, a reloaded module."""
+    new, old = _defined(build), _defined(before)
+    same = (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
+    return same and not _is_own(new)
 
 
 class Registry:
@@ -57,12 +95,14 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, version: int = 1, **facts: Any) -> Callable:
-        """Decorator: file a function or class under `name`. A name taken twice is a ValueError."""
+        """Decorator: file a function or class under `name`. A name that another one has is a
+        ValueError; the same definition may be run again, and the last counts."""
 
         def file(build: Callable) -> Callable:
-            if name in self._entries:
+            if name in self._entries and not _again(build, self._entries[name].build):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            told = f"{version} of {_plugin[-1]}" if _plugin else version
+            source = _source(build)
+            told = f"{version} of {source}" if source else version
             self._entries[name] = Entry(name, build, told, facts)
             return build
 
@@ -95,16 +135,13 @@ ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
 
 
 @contextmanager
-def of_plugin(content: str) -> Iterator[None]:
-    """What code registers inside is a plugin's, told by the hash of its content. It stays only
-    where it ends well, so that a file which failed half way can be mended and loaded again."""
+def whole_or_nothing() -> Iterator[None]:
+    """What code registers inside stays only where it ends well, so that a file which failed half
+    way can be mended and loaded again."""
     before = [dict(registry._entries) for registry in ALL]
-    _plugin.append(content)
     try:
         yield
     except BaseException:
         for registry, entries in zip(ALL, before, strict=True):
             registry._entries = entries
         raise
-    finally:
-        _plugin.pop()

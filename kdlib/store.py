@@ -16,11 +16,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kdlib import models, objectives, train
-from kdlib.config import Given, Run, fingerprint
+from kdlib.config import Run, fingerprint
 from kdlib.registry import ALL, suggest
 
 Row = dict[str, Any]
@@ -204,23 +203,3 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
 
 def _checkpoint(row: Path) -> Path:
     return row.parents[1] / "checkpoints" / f"{row.stem}.safetensors"
-
-
-def read_given(given: Given) -> dict[str, Tensor]:
-    """The state dict a user brings: safetensors, or a torch file of nothing but tensors.
-
-    ValueError naming the file where it is neither, or not the file the params were read with.
-    """
-    path = Path(given.checkpoint).expanduser()
-    if hashlib.sha256(path.read_bytes()).hexdigest() != given.sha256:
-        raise ValueError(f"{path} has changed since the params were read")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no readable checkpoint: {error}") from None
-    except Exception as error:  # torch raises pickle's own errors for a file that is not one
-        raise ValueError(f"{path} is no checkpoint of tensors alone: {error}") from None
-    return state

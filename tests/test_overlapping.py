@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdlib import Lab, data, grid, losses, models, objectives, plots
+from kdlib import Lab, data, grid, losses, models, notices, objectives, plots
 from kdlib.augment import Stream
 from kdlib.config import load_settings
 from kdlib.known_sets import KNOWN_SETS
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_by_name(changes, error, message):
 
 
 def test_untypical_values_are_named_once(caplog):
-    study._warn_once.cache_clear()
+    notices.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "kdlib"):
         for _ in range(2):
             study.runs(params(data="cifar100", epochs=100, lr=1e-3, alpha=0.98))

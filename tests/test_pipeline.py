@@ -18,13 +18,15 @@ from kdlib import (
     load_student,
     metrics,
     models,
+    notices,
     pipeline,
     provenance,
     train,
 )
 from kdlib import registry as parts
 from kdlib.config import fingerprint
-from kdlib.store import DamagedError, Store, read_given, read_row, read_tensors, write_atomic
+from kdlib.given import read_state
+from kdlib.store import DamagedError, Store, read_row, read_tensors, write_atomic
 
 BASE = {
     "imbalance_factor": 20, "batch_size": 16, "epochs": 1, "mixup": [False], "warmup_epochs": 0,
@@ -240,7 +242,7 @@ def test_another_file_under_the_name_of_a_set_is_seen_in_the_same_process(tmp_pa
 
 
 def test_twins_are_named(tmp_path, caplog):
-    pipeline._warn_once.cache_clear()
+    notices.warn_once.cache_clear()
     for model, told in (("resnet8", False), ("resnet8_half", True)):
         lab, runs = lab_and_runs(tmp_path, student_model=model)
         lab.check(runs)
@@ -358,6 +360,45 @@ def test_a_given_teacher_teaches(finished, tmp_path, suffix):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_checkpoints_of_other_projects_are_read(finished, tmp_path, entry, prefix):
+    folder, _, run = finished
+    state = Store(folder).network(run.teachers[0]).state_dict()
+    saved = {f"{prefix}{name}": value for name, value in state.items()}
+    path = tmp_path / "theirs.pth"
+    torch.save({entry: saved, "epoch": 240, "best_acc": 0.7} if entry else saved, path)
+    _, runs = lab_and_runs(tmp_path / "out", **given(path))
+    found = read_state(runs[0].teachers[0].given)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"weights": {"fc": torch.zeros(1)}, "epoch": 3}, r"has \['weights', 'epoch'\] beside ten"),
+        ([torch.zeros(1)], "holds a list, needs a state dict"),
+    ],
+)
+def test_a_file_without_a_state_dict_says_what_it_has(tmp_path, content, said):
+    path = tmp_path / "theirs.pth"
+    torch.save(content, path)
+    _, runs = lab_and_runs(tmp_path / "out", **given(path))
+    with pytest.raises(ValueError, match=rf"theirs.pth {said}"):
+        read_state(runs[0].teachers[0].given)
+
+
+def test_a_given_teacher_without_statistics_is_told_which_it_gets(finished, tmp_path, caplog):
+    folder, _, run = finished
+    state = Store(folder).network(run.teachers[0]).state_dict()
+    path = tmp_path / "mine.pth"
+    torch.save({name: part for name, part in state.items() if "preprocess" not in name}, path)
+    lab, runs = lab_and_runs(tmp_path / "out", **given(path))
+    lab.check(runs[0].teachers)
+    assert f"{path} has no preprocess: it gets the statistics of digits" in caplog.text
+
+
 def test_a_given_teacher_of_another_architecture_is_refused(finished, tmp_path):
     folder, _, run = finished
     path = tmp_path / "mine.safetensors"
@@ -377,12 +418,12 @@ def test_a_hostile_checkpoint_is_not_run(tmp_path):
     torch.save({"weight": Bomb()}, path)
     _, runs = lab_and_runs(tmp_path / "out", **given(path))
     with pytest.raises(ValueError, match=r"bomb.pth is no checkpoint of tensors alone"):
-        read_given(runs[0].teachers[0].given)
+        read_state(runs[0].teachers[0].given)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x10\x00")
     _, runs = lab_and_runs(tmp_path / "out", **given(cut))
     with pytest.raises(ValueError, match=r"cut.safetensors is no readable checkpoint"):
-        read_given(runs[0].teachers[0].given)
+        read_state(runs[0].teachers[0].given)
 
 
 def test_a_failed_write_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 """What users bring in files of their own: a plain module, a method, a trained teacher."""
 
+import hashlib
+import importlib
 import sys
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
 from kdlib import Lab, Params, grid, load_student, registry, report
@@ -69,6 +72,41 @@ def test_another_content_of_a_plugin_makes_other_rows(plugin, monkeypatch, tmp_p
     assert again["history"] != row["history"]
 
 
+def test_a_module_imported_by_hand_has_the_version_of_its_file(plugin, monkeypatch):
+    """`import mine` in a notebook and `plugins: [mine]` in a batch make the same rows."""
+    monkeypatch.syspath_prepend(plugin.parent)
+    by_hand = importlib.import_module(plugin.stem)
+    version = registry.TERMS["gap"].version
+    assert version == f"1 of {hashlib.sha256(plugin.read_bytes()).hexdigest()[:8]}"
+    plugin.write_text(PLUGIN.replace(".square()", ".abs()"))
+    importlib.reload(by_hand)
+    assert registry.TERMS["gap"].version not in (version, 1)
+    monkeypatch.delitem(sys.modules, plugin.stem)
+
+
+def test_another_part_of_a_taken_name_is_refused_and_a_cell_may_run_again(plugin):
+    shell = InteractiveShell.instance()
+    try:
+        versions = []
+        for power in (2, 2, 3):
+            run = shell.run_cell(PLUGIN.replace(".square()", f".pow({power})"))
+            run.raise_error()
+            versions.append(registry.TERMS["gap"].version)
+    finally:
+        InteractiveShell.clear_instance()
+    assert versions[0] == versions[1] != versions[2]
+    assert all(version.startswith("1 of ") for version in versions)
+    with pytest.raises(ValueError, match="KD method 'gap' is registered twice"):
+        registry.TERMS.register("gap")(lambda context: None)
+    with pytest.raises(ValueError, match="KD method 'kd' is registered twice"):
+        registry.TERMS.register("kd")(registry.TERMS["kd"].build)
+
+
+def test_parts_of_kdlib_have_versions_of_their_own():
+    for part in registry.ALL:
+        assert all(isinstance(part[name].version, int) for name in part.names())
+
+
 def test_a_plugin_is_imported_once_and_called_by_its_place(plugin, monkeypatch):
     monkeypatch.chdir(plugin.parent)
     assert load_plugin("mine.py") == load_plugin(str(plugin)) == str(plugin)
@@ -86,6 +124,20 @@ def test_a_network_trained_elsewhere_teaches(plugin, tmp_path):
     network = load_student(given, tmp_path / "out")
     images = torch.rand(3, 1, 8, 8)
     assert torch.allclose(network(images).logits, own((images - 0.5) / 0.25), atol=1e-6)
+
+
+def test_a_plain_network_trained_here_teaches(plugin, tmp_path):
+    row = complete(plugin, tmp_path / "out")
+    stored = next((tmp_path / "out").rglob(f"checkpoints/{row['id']}.safetensors"))
+    teacher = {"model": "mine", "checkpoint": str(stored)}
+    row = complete(plugin, tmp_path / "next", teacher_model=teacher, teacher_losses=["given"])
+    (given,) = row["run"]["teachers"]
+    images = torch.rand(3, 1, 8, 8)
+    taught, kept = (
+        load_student(given, tmp_path / "next"),
+        load_student(stored.stem, tmp_path / "out"),
+    )
+    assert torch.equal(taught(images).logits, kept(images).logits)
 
 
 @pytest.mark.parametrize("method", ["rkd", "at", "crd"])
@@ -122,7 +174,7 @@ def test_a_method_whose_loss_has_no_gradient_is_refused_or_weighs_nothing(plugin
     detached = "forward.student.logits.detach() - forward.teacher.logits"
     text = PLUGIN.replace("forward.student.logits - forward.teacher.logits", detached)
     plugin.write_text(text)
-    with pytest.raises(ValueError, match="KD method 'gap', .* has no gradient"):
+    with pytest.raises(ValueError, match=r"KD method 'gap', .* has no gradient"):
         complete(plugin, tmp_path / "out")
     row = complete(plugin, tmp_path / "out", options={"gap": {"weight": 0}})
     assert row["kd_share"] == {"first": 0.0}

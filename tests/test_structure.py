@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A room imports from the lines above its own, never from its own line or from below.
 ORDER = [
-    {"types", "seeding", "registry", "known_sets", "lock", "device", "_compat"},
+    {"types", "seeding", "registry", "known_sets", "lock", "device", "_compat", "notices"},
     {"config"},
     {"grid"},
     {"studies"},
@@ -34,7 +34,7 @@ ORDER = [
     {"losses"},
     {"teachers", "objectives"},
     {"train"},
-    {"evaluate", "provenance"},
+    {"evaluate", "provenance", "given"},
     {"store"},
     {"pipeline", "verify", "compare"},
     {"plots"},

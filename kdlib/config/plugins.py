@@ -1,12 +1,11 @@
 """Code that users bring: files or modules that register models, KD methods and label losses."""
 
-import hashlib
 import importlib.util
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from kdlib.registry import of_plugin
+from kdlib.registry import whole_or_nothing
 
 FILE = "kdlib_plugin_"
 
@@ -14,10 +13,10 @@ FILE = "kdlib_plugin_"
 def load_plugin(name: str) -> str:
     """Import a module by its dotted name, or a file that ends in .py, once; what to call it later.
 
-    A file is called by its absolute path, so that a job in another folder finds it, too. Its
-    content is part of the version of what it registers, so what is made with it is trained anew
-    where it changes; what it imports in turn is not looked at. ValueError names what is not there,
-    or what went wrong in it.
+    A file is called by its absolute path, so that a job in another folder finds it, too. The
+    content of a file is part of the version of what is defined in it (`kdlib.registry.Entry`), so
+    what is made with it is trained anew where it changes. ValueError names what is not there, or
+    what went wrong in it.
     """
     path = Path(name).expanduser().resolve()
     is_file = name.endswith(".py")
@@ -26,23 +25,12 @@ def load_plugin(name: str) -> str:
     key = f"{FILE}{path}" if is_file else name
     if key not in sys.modules:
         try:
-            with of_plugin(_content(path if is_file else _origin(name))):
+            with whole_or_nothing():
                 _import_file(key, path) if is_file else import_module(name)
         except Exception as error:
             sys.modules.pop(key, None)
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
     return str(path) if is_file else name
-
-
-def _origin(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-    return Path(spec.origin) if spec.origin else None  # a folder without __init__.py has none
-
-
-def _content(path: Path | None) -> str:
-    return hashlib.sha256(path.read_bytes() if path else b"").hexdigest()[:8]
 
 
 def _import_file(key: str, path: Path) -> None:

@@ -113,7 +113,7 @@ class Given(Strict):
 
     checkpoint: a .safetensors file, or a torch file that loads with `weights_only=True`; sha256 is
     filled in when the params are read, so that another file is another run. classes: checked
-    against the set's, in order. preprocess: where the state dict does not carry it already.
+    against the set's, in order. preprocess: default that of the state dict, else the set's own.
     """
 
     model: str

@@ -4,9 +4,7 @@ A task is data: the name of a set and, for each teacher, its classes. What the s
 of its classes a teacher's logits stand for, and who answers for a class, are derived from that.
 """
 
-import functools
 import itertools
-import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from kdlib.config import Augment, Count, Given, Positive, Recipe, Run, Share, St
 from kdlib.config.schema import Names, Seeds, Strict, Switches
 from kdlib.grid import NO_KD
 from kdlib.known_sets import KNOWN_SETS
+from kdlib.notices import warn_once
 from kdlib.registry import MODELS, STUDIES, suggest
 
 STEM = "06_overlapping_teachers"
@@ -35,7 +34,6 @@ TYPICAL = {
 
 PUBLISHED_BEST = (0.98, 4.0)  # alpha and temperature that the report calls the best
 
-log = logging.getLogger("kdlib")
 Classes = Annotated[tuple[str | int, ...], Field(min_length=2)]
 
 
@@ -277,12 +275,7 @@ def _warn_of_untypical(params: OverlappingTeachers) -> None:
         exact_end = name == "alpha" and value in (0, 1)
         unused = value is None or exact_end or (name == "gamma" and params.scheduler_step is None)
         if params.data != "digits" and not unused and not low <= value <= high:
-            _warn_once(f"{name} {value:g} lies outside its typical range, {low:g} to {high:g}")
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning(text)
+            warn_once(f"{name} {value:g} lies outside its typical range, {low:g} to {high:g}")
 
 
 STUDIES.register(

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 from torchvision.models import WeightsEnum
 
-from kdlib import Lab, data, models, pipeline
+from kdlib import Lab, data, models, notices
 from kdlib.registry import MODELS
 from kdlib.report.overlapping_tables import Overlap
 from kdlib.report.overlapping_text import leaks
@@ -119,7 +119,7 @@ def test_the_warning_names_the_classes_that_the_weights_know():
 
 
 def test_a_run_starts_from_them_and_is_stored_without_them(downloads, caplog, tmp_path, colours):
-    pipeline._warn_once.cache_clear()
+    notices.warn_once.cache_clear()
     source = in_use("mobilenet_v3_small")
     downloads["mobilenet_v3_small"] = source.state_dict()
     params = study.OverlappingTeachers.of(
