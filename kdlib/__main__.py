@@ -46,12 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("evaluate", help="measure stored checkpoints again, then redraw")
     again.add_argument("profile", nargs="?", default="digits")
     again.add_argument("--out", help="results folder (default: results/PROFILE)")
+    _add_changes(again)
     again.set_defaults(do=_evaluate)
 
     times = commands.add_parser("tune", help="time other keys for a profile, print what to paste")
     times.add_argument("profile", nargs="?", default="digits")
     times.add_argument("--steps", type=int, default=5, help="steps of each measurement")
     times.add_argument("--repeats", type=int, default=3, help="measurements, interleaved")
+    _add_changes(times)
     times.set_defaults(do=_tune)
 
     tiny = commands.add_parser(
@@ -75,12 +77,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--jobs", type=int, help="notebooks at once (default: the cores; on a GPU one)"
     )
     run.add_argument("--out", help="results folder (default: results/PROFILE)")
-    run.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
-        help="another value of a key of the params files, in YAML, or of one inside a mapping "
-        "(options.kd.temperature=2); may be repeated",
-    )  # fmt: skip
+    _add_changes(run)
     run.add_argument(
         "--only", action="append", default=[], metavar="NOTEBOOK",
         help="run this notebook of the profile (04, 04_self_distillation) or one of its settings "
@@ -91,6 +88,15 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="where the jobs run: a folder of workflow/profiles (local, slurm) or one of your own",
     )  # fmt: skip
     run.set_defaults(do=_run)
+
+
+def _add_changes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trust-data", action="store_true", help="accept another fingerprint")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", type=_assignment,
+        help="another value of a key of the params files, in YAML, or of one inside a mapping "
+        "(options.kd.temperature=2); may be repeated",
+    )  # fmt: skip
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -183,7 +189,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from kdlib.pipeline import Lab
     from kdlib.plan import plan
 
-    whole = plan(options.profile, options.out)
+    whole = plan(options.profile, options.out, **_changes(options))
     measured, rows = 0, []
     for _, params, runs in whole.parts:
         lab = Lab.of(params, whole.out_dir)
@@ -198,7 +204,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from kdlib.tune import tune
 
-    for line in tune(options.profile, options.steps, options.repeats):
+    for line in tune(options.profile, options.steps, options.repeats, **_changes(options)):
         print(line, flush=True)
     return 0
 

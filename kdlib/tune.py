@@ -163,9 +163,9 @@ def _side_by_side(case: Case, keys: dict[str, Any], jobs: int) -> float:
         return statistics.mean(answer.result() for answer in answers) / jobs
 
 
-def cases(profile: str, steps: int) -> list[Case]:
+def cases(profile: str, steps: int, **changes: Any) -> list[Case]:
     """The largest stream of a profile for each pair of teachers and student, batch and device."""
-    whole = plan(profile)
+    whole = plan(profile, **changes)
     found: dict[str, Case] = {}
     for part in whole.parts:
         lab = Lab.of(part.params, whole.out_dir)
@@ -178,10 +178,11 @@ def cases(profile: str, steps: int) -> list[Case]:
     return list(found.values())
 
 
-def tune(profile: str, steps: int = 5, repeats: int = 3) -> Iterator[str]:
-    """The lines of the answer. Alternatives take turns, repeat by repeat, because neighbours on a
-    machine disturb all times; gains are medians of ratios inside a repeat."""
-    for case in cases(profile, steps):
+def tune(profile: str, steps: int = 5, repeats: int = 3, **changes: Any) -> Iterator[str]:
+    """The lines of the answer; changes as for `kdlib.plan.plan`. Alternatives take turns, repeat by
+    repeat, because neighbours on a machine disturb all times; gains are medians of ratios inside a
+    repeat."""
+    for case in cases(profile, steps, **changes):
         yield f"# {case.title}: ms a student and step, gain over the file's own keys"
         times: dict[str, list[float]] = {name: [] for name in case.alternatives()}
         for _ in range(repeats):

@@ -273,6 +273,8 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("2 of 2 runs measured again")
     assert (made.out_dir / "report" / "index.html").exists()
     table = made.out_dir / "03_calibration_study" / "cells.csv"
+    assert main(["evaluate", "mine", "--out", str(made.out_dir), "--set", "seeds=7"]) == 2
+    assert "none of the 0 is a student of these params" in capsys.readouterr().err
     moved = made.out_dir.rename(tmp_path / "mine")  # by its profile's name, tables are checked too
     table = moved / table.relative_to(made.out_dir)
     assert main(["verify", str(moved)]) == 0

@@ -28,9 +28,9 @@ def load(
     image_size: int | None = None,
 ) -> ImageSet:
     """The set `name`: `digits` from scikit-learn, else the first found of `data_dir/name.npz`, the
-    tree `data_dir/name/{train,test}/<class>/*.png|jpg`, torch files `data_dir/name/*_train.pth`
-    (`kdlib.data.torch_files`) and, for the four known sets, torchvision's download, which is kept
-    as that npz file.
+    tree `data_dir/name/{train,test}/<class>/*.png` (jpg, bmp, webp), torch files
+    `data_dir/name/*_train.pth` (`kdlib.data.torch_files`) and, for the four known sets,
+    torchvision's download, which is kept as that npz file.
 
     data_dir: default the environment variable KDLIB_DATA, else ./data. trust: take a known name
     whose content has another fingerprint. image_size: resize to so many pixels; a tree needs it.

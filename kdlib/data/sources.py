@@ -1,13 +1,14 @@
 """Where a set is read from: scikit-learn, an npz file, a tree of class folders, torchvision."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from kdlib.data.records import ImageSet, canonical, from_arrays
 from kdlib.known_sets import KNOWN_SETS
+from kdlib.notices import warn_once
 
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
@@ -42,11 +43,11 @@ def from_npz(name: str, path: Path) -> ImageSet:
 
 
 def from_tree(name: str, folder: Path, image_size: int | None) -> ImageSet:
-    """The set in `folder/{train,test}/<class>/*.png|jpg`, resized, in canonical order. Classes are
+    """The set in `folder/{train,test}/<class>/*`, resized, in canonical order. Classes are
     the sorted folder names; the set is gray where no pixel has a color."""
     if image_size is None:
         raise ValueError(f"image_size must be given for {folder}, got None: files have any size")
-    splits = [list(_image_files(folder / split)) for split in ("train", "test")]
+    splits = [_image_files(folder / split) for split in ("train", "test")]
     classes, others = (sorted({path.parent.name for path in paths}) for paths in splits)
     if not classes or classes != others:
         raise ValueError(f"{folder}: train has images of the classes {classes}, test of {others}")
@@ -92,11 +93,19 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack(planes, axis=-1)
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    for path in folder.glob("*/*"):
-        hidden = path.name[0] == "." or path.parent.name[0] == "."  # .ipynb_checkpoints, ._copies
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg") and not hidden:
-            yield path
+def _image_files(folder: Path) -> list[Path]:
+    """The images of a split; the log says what else lies there."""
+    hidden = list(folder.glob(".*"))  # .ipynb_checkpoints
+    inside = [path for path in folder.glob("*/*") if path.name[0] != "."]  # ._copies
+    inside = [path for path in inside if path.parent not in hidden]
+    images = [path for path in inside if path.suffix.lower() in IMAGES]
+    loose = [path for path in folder.glob("*") if path.is_file() and path not in hidden]
+    if others := sorted({*inside, *loose} - {*images}):
+        warn_once(
+            f"{folder}: {len(others)} left out that are no {', '.join(IMAGES)} in a class's own "
+            f"folder: {', '.join(str(path.relative_to(folder)) for path in others[:3])}"
+        )
+    return images
 
 
 def read_image(path: Path, size: int) -> np.ndarray:

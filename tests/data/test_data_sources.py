@@ -81,7 +81,7 @@ def test_an_npy_file_under_an_npz_name_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((6, 6), 1), ((6, 6, 3), 3)])
-def test_a_tree_gives_its_images_in_canonical_order(shape, channels, tmp_path):
+def test_a_tree_gives_its_images_in_canonical_order(shape, channels, tmp_path, caplog):
     arrays = draw(shape)
     write_images(tmp_path / "mine", arrays)
     for stray in ("cat/._0.png", "cat/notes.txt", ".ipynb_checkpoints/0-checkpoint.png"):
@@ -92,6 +92,8 @@ def test_a_tree_gives_its_images_in_canonical_order(shape, channels, tmp_path):
     record = data.load("mine", tmp_path, image_size=6)
     assert record.classes == CLASSES
     assert record.in_channels == channels
+    assert "train: 1 left out that are no .png" in caplog.text
+    assert "own folder: cat/notes.txt" in caplog.text
     assert is_canonical(record.train_images, record.train_labels)
     for split in ("train", "test"):
         held, labels = getattr(record, f"{split}_images"), getattr(record, f"{split}_labels")
@@ -100,6 +102,17 @@ def test_a_tree_gives_its_images_in_canonical_order(shape, channels, tmp_path):
         assert found == sorted((y, x.tobytes()) for x, y in given)
     assert sorted(tmp_path.rglob("*")) == before
     assert data.load("mine", tmp_path, image_size=9).train_images.shape == (12, 9, 9, channels)
+
+
+def test_a_tree_names_what_it_leaves_out(tmp_path, caplog):
+    write_images(tmp_path / "mine", draw((6, 6)))
+    for name in ("cat.png", "cat/deeper/0.png", "cat/0.gif"):
+        path = tmp_path / "mine" / "test" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    data.load("mine", tmp_path, image_size=6)
+    assert "test: 3 left out that are no .png, .jpg, .jpeg, .bmp, .webp in a class" in caplog.text
+    assert "own folder: cat/0.gif, cat/deeper, cat.png" in caplog.text
 
 
 def test_a_tree_takes_jpg_files_of_any_size(tmp_path):
