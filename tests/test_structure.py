@@ -26,7 +26,17 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A room imports from the lines above its own, never from its own line or from below.
 ORDER = [
-    {"types", "seeding", "registry", "known_sets", "lock", "device", "_compat", "notices"},
+    {
+        "types",
+        "seeding",
+        "registry",
+        "known_sets",
+        "lock",
+        "device",
+        "_compat",
+        "notices",
+        "quantities",
+    },
     {"config"},
     {"grid"},
     {"studies"},

@@ -136,7 +136,7 @@ def test_how_far_sizes_still_move_is_told(pilot):
     params, rows = pilot
     found = report.tables(rows, params)
     table = found["differences"]
-    for metric, digits, scale in (("acc", 2, 100), ("ece", 3, 1)):
+    for metric, word, digits, scale in (("acc", "accuracy", 2, 100), ("ece", "ECE", 4, 1)):
         for length in (10, 20):
             gaps = []
             for name in table["difference"].unique():
@@ -145,7 +145,7 @@ def test_how_far_sizes_still_move_is_told(pilot):
             unit = " points" * (metric == "acc")
             (told,) = (
                 text for text in report.answer(found, params)
-                if text.startswith(f"Sizes still move: {report.WORDS[metric][0]} until 40 epochs")
+                if text.startswith(f"Sizes still move: {word} until 40 epochs")
             )  # fmt: skip
             assert f"{scale * max(gaps):.{digits}f}{unit} from {length}" in told
     one = params_of(seeds=[0], lengths=[10])

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas, label_column
+from kdlib.quantities import QUANTITIES
 from kdlib.store import Row
 
 AXES = ("kd_method", "teacher_loss", "student_loss", "mixup")
@@ -175,15 +176,16 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
         f"{_word(line['factor'])}: {_word(line['level'])} - {_word(line['versus'])}"
         for line in part.to_dict("records")
     ]
-    axis = {"acc": ("accuracy, points", 100, 1), "ece": ("ECE", 1, -1)}
     with canvas(2, (8.0, 0.9 + 0.26 * len(part)), sharey=True) as (figure, panels):
-        for axes, (metric, (name, scale, sign)) in zip(panels, axis.items(), strict=True):
+        for axes, metric in zip(panels, ("acc", "ece"), strict=True):
+            written = QUANTITIES[metric]
+            scale, sign = written.scale, written.better
             values, halves = (scale * part[f"{metric}_effect{end}"] for end in ("", "_ci95"))
             for height, value, half in zip(heights, values, halves.fillna(0), strict=True):
                 colour = BLUE if sign * value > half else RED if sign * value < -half else GREY
                 axes.errorbar(value, height, xerr=half, fmt="o", color=colour, capsize=2, ms=4.5)
             axes.axvline(0, color="0.4", ls="--", lw=0.8)
-            axes.set(xlabel=f"effect on {name}")
+            axes.set(xlabel=f"effect on {written.change_axis}")
             axes.set_yticks(heights, labels, fontsize=LABEL)
             axes.set_ylim(-0.6, len(part) - 0.4)
         unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())

@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from kdlib.plots.canvas import GREY, LABEL, canvas
+from kdlib.quantities import QUANTITIES
 
 Tables = Mapping[str, pd.DataFrame]
 Panel = Callable[[Axes], None]
 Looks = Mapping[str, dict[str, Any]]
 EPOCH = "epoch"
 BLACK, GREYED = {"color": "black", "lw": 1.2}, {"color": GREY, "lw": 1.2, "ls": "--"}
-GENERALISATION = {"acc": ("accuracy, %", 100), "nll": ("NLL", 1)}  # title, scale
+GENERALISATION = ("acc", "nll")
 ENSEMBLE, STAR = "the teachers' ensemble", {"marker": "*", "color": "black", "ms": 9, "ls": "none"}
 WEIGHTS = "teacher weights in the loss"
 POOLS = {"probs": "probabilities", "logits": "logits"}
@@ -116,17 +117,12 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
     """Accuracy, NLL and fidelity over the teachers' weight, one line a student with its 95 %
     intervals; lambda on a symlog axis, so that 0 has its place; crosses are published. cells: with
     a column lambda."""
-    shown = {
-        "acc": "test accuracy, %", "nll": "test NLL", "agreement": "top-1 agreement, %",
-        "centroid_logits": "KL to the centroid of logits",
-        "centroid_probs": "KL to the centroid of probabilities",
-        "mean_individual": "mean individual KL",
-    }  # fmt: skip
+    shown = ("acc", "nll", "agreement", "centroid_logits", "centroid_probs", "mean_individual")
     smallest = cells.loc[cells["lambda"] > 0, "lambda"].min()
     looks = {one: _look(place) | {"ls": "-"} for place, one in enumerate(cells["student"].unique())}
     with canvas(3, (11, 6.4), rows=2) as (figure, axes):
-        for ax, (column, title) in zip(axes.flat, shown.items(), strict=True):
-            scale = 100 if title.endswith("%") else 1
+        for ax, column in zip(axes.flat, shown, strict=True):
+            scale = QUANTITIES[column].scale
             for student, line in cells.groupby("student", sort=False):
                 look, half = looks[student], scale * line[f"{column}_ci95"]
                 ax.errorbar(line["lambda"], scale * line[column], half, capsize=2, lw=1, **look)
@@ -136,7 +132,7 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
             ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
             ax.set_xlim(left=-smallest / 2)
             ax.xaxis.set_major_formatter("{x:g}")
-            _finish(ax, title, "lambda", legend=False)
+            _finish(ax, QUANTITIES[column].axis, "lambda", legend=False)
         known = [
             name for name in cells if name.endswith("_published") and cells[name].notna().any()
         ]
@@ -155,10 +151,13 @@ def fidelity_vs_generalisation(cells: pd.DataFrame, teachers: pd.DataFrame, name
     with _over_fidelity(cells, cells, name) as axes:
         for row, pool in zip(axes, POOLS, strict=True):
             whole = teachers[teachers["teacher"] == f"ensemble of {pool}"]
-            for ax, (y, (title, scale)) in zip(row, GENERALISATION.items(), strict=True):
-                ax.plot(0 * whole[y], scale * whole[y], **STAR)
+            for ax, y in zip(row, GENERALISATION, strict=True):
+                written = QUANTITIES[y]
+                ax.plot(0 * whole[y], written.scale * whole[y], **STAR)
                 x = POOLS[pool]
-                _finish(ax, f"test {title}", f"KL to the centroid of {x}, lower is closer", False)
+                _finish(
+                    ax, f"test {written.axis}", f"KL to the centroid of {x}, lower is closer", False
+                )
     return axes[0, 0].figure
 
 
@@ -168,12 +167,11 @@ def effects(table: pd.DataFrame, cells: pd.DataFrame, name: str) -> Figure:
     cells: for the same looks as there."""
     with _over_fidelity(table, cells, name, "_effect") as axes:
         for row, pool in zip(axes, POOLS, strict=True):
-            for ax, (title, _) in zip(row, GENERALISATION.values(), strict=True):
+            for ax, y in zip(row, GENERALISATION, strict=True):
                 for line in (ax.axhline, ax.axvline):
                     line(0, color=GREY, lw=1.2, zorder=1)
-                ylabel = title.replace("%", "points")
                 where = f"change of the KL to the centroid of {POOLS[pool]}, left is closer"
-                _finish(ax, f"change of test {ylabel}", where, legend=False)
+                _finish(ax, f"change of test {QUANTITIES[y].change_axis}", where, legend=False)
     return axes[0, 0].figure
 
 
@@ -188,10 +186,10 @@ def _over_fidelity(
     looks = {one: _look(place) for place, one in enumerate(cells[kind].unique())}
     with canvas(2, (10.5, 8), rows=2) as (figure, axes):
         for row, pool in zip(axes, POOLS, strict=True):
-            for ax, (y, (_, scale)) in zip(row, GENERALISATION.items(), strict=True):
+            for ax, y in zip(row, GENERALISATION, strict=True):
                 for one, line in table.groupby(kind, sort=False):
                     columns = f"centroid_{pool}{end}", f"{y}{end}"
-                    _points(ax, line, *columns, scale, looks[one], joined=sweep)
+                    _points(ax, line, *columns, QUANTITIES[y].scale, looks[one], joined=sweep)
         shown = {one: looks[one] for one in table[kind].unique()}
         shown |= {ENSEMBLE: STAR} if not end else {}
         handles = [axes[0, 0].plot([], [], **look)[0] for look in shown.values()]

@@ -17,15 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from kdlib.evaluate import ENSEMBLE
 from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
+from kdlib.quantities import QUANTITIES
 from kdlib.train import FINAL
 
-AXES = {
-    "top1_error": ("top-1 error, points", 100),
-    "nll": ("NLL, nats", 1),
-    "ece": ("ECE", 1),
-    "ece_after": ("ECE after T", 1),
-}
-HEADS = {"acc": ("accuracy, %", 100), "ece": ("ECE", 1)}
+EFFECTS = ("top1_error", "nll", "ece", "ece_after")
+HEADS = ("acc", "ece")
 PLAIN = {"color": "0.4", "ls": "--", "lw": 0.8}
 COLUMNS = 3  # panels in a row, at most
 MARKERS = "osD^vPX*<>hp"
@@ -65,20 +61,23 @@ def factor_effects(table: pd.DataFrame, title: str) -> Figure:
     """Effects on error, NLL and ECE before and after one temperature, with 95 % intervals: a better
     one is blue, a worse one red, one whose interval holds 0 grey, one without interval hollow.
 
-    table: `name` of each effect and, for each metric of AXES, <metric>_effect and its _ci95.
+    table: `name` of each effect and, for each metric of EFFECTS, <metric>_effect and its _ci95.
     """
     found: dict[str, Any] = {}
     heights = np.arange(len(table))[::-1]
     size = (9.0, 1.4 + 0.26 * len(table))
-    with canvas(len(AXES), size, sharey=True) as (figure, panels):
-        for axes, (metric, (name, scale)) in zip(panels, AXES.items(), strict=True):
-            values, halves = (scale * table[f"{metric}_effect{end}"] for end in ("", "_ci95"))
+    with canvas(len(EFFECTS), size, sharey=True) as (figure, panels):
+        for axes, metric in zip(panels, EFFECTS, strict=True):
+            written = QUANTITIES[metric]
+            values, halves = (
+                written.scale * table[f"{metric}_effect{end}"] for end in ("", "_ci95")
+            )
             for height, value, half in zip(heights, values, halves, strict=True):
                 verdict = _verdict(value, half)
                 found[verdict] = VERDICTS[verdict]
                 _point(axes, value, height, VERDICTS[verdict], xerr=half)
             axes.axvline(0, color="0.4", ls="--", lw=0.8)
-            axes.set_xlabel(f"change of {name}", fontsize=8)
+            axes.set_xlabel(f"change of {written.change_axis}", fontsize=LABEL)
             axes.set_yticks(heights, table["name"], fontsize=LABEL)
             axes.margins(x=0.08, y=0.6 / (len(table) + 1))
             axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -101,7 +100,8 @@ def by_head(
     order = [*sorted(set(table["head"]) - set(last)), *last]
     shifts = np.linspace(-0.18, 0.18, len(looks)) if len(looks) > 1 else [0.0]
     with canvas(len(HEADS), (8.0, 3.7)) as (figure, panels):
-        for axes, (metric, (name, scale)) in zip(panels, HEADS.items(), strict=True):
+        for axes, metric in zip(panels, HEADS, strict=True):
+            scale = QUANTITIES[metric].scale
             for shift, (method, look) in zip(shifts, looks.items(), strict=True):
                 part = table[table["method"] == method]
                 at = part["head"].map(order.index) + shift
@@ -113,7 +113,7 @@ def by_head(
             if plain:
                 axes.axhline(scale * plain[metric], **PLAIN)
             axes.set_xticks(range(len(order)), order)
-            axes.set_ylabel(name)
+            axes.set_ylabel(QUANTITIES[metric].axis)
             axes.grid(visible=False, axis="x")
         dashed = {"plain network": PLAIN} if plain else {}
         _legend(figure, looks | dashed | _alone(table[[f"{metric}_ci95" for metric in HEADS]]))

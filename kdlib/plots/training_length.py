@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlib.plots.canvas import LABEL, canvas
+from kdlib.quantities import QUANTITIES
 
-METRICS = {"acc": ("accuracy, %", "difference, points", 100), "ece": ("ECE", "difference", 1)}
+METRICS = ("acc", "ece")
 
 
 def lengths(
@@ -27,7 +28,9 @@ def lengths(
         for at, cell in enumerate(students["cell"].unique())
     }
     with canvas(2, (11.0, 8.5), 2, sharex=True, squeeze=False) as (figure, grid):
-        for (metric, (name, gap, scale)), above, below in zip(METRICS.items(), *grid, strict=True):
+        for metric, above, below in zip(METRICS, *grid, strict=True):
+            written = QUANTITIES[metric]
+            scale = written.scale
             for cell, part in students.groupby("cell", sort=False):
                 _line(above, cell, part.sort_values("epochs"), metric, scale, styles[cell])
             for pair, part in differences.groupby("difference", sort=False):
@@ -36,8 +39,8 @@ def lengths(
                 _line(below, pair, part, f"{metric}_effect", scale, style)
             below.axhspan(-scale * margins[metric], scale * margins[metric], color="0.85", zorder=0)
             below.axhline(0, color="0.4", lw=0.8)
-            above.set(ylabel=name)
-            below.set(ylabel=f"{gap} ({name.split(',')[0]})", xlabel="epochs")
+            above.set(ylabel=written.axis)
+            below.set(ylabel=f"difference in {written.change_axis}", xlabel="epochs")
             below.set_xscale("log", base=2)
             shown = sorted(students["epochs"].unique())
             below.set_xticks(shown, [str(length) for length in shown])

@@ -6,20 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.quantities import quantity
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
 from kdlib.studies.published_claims import Claims
 
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
-# How an effect on a metric is written: its name, unit, factor, digits.
-UNITS = {
-    "acc": ("accuracy", " points", 100, 2),
-    "acc_few": ("accuracy of rare classes", " points", 100, 2),
-    "ece": ("ECE", "", 1, 4), "ece_10": ("ECE, 10 bins", "", 1, 4), "nll": ("NLL", " nats", 1, 3),
-    "aurc": ("AURC x1000", "", 1, 2),
-    "fidelity.centroid_probs": ("KL to the teachers' mean", " nats", 1, 3),
-}  # fmt: skip
 # What the claims of a standing do, one of them and several.
 DO = {
     HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"),
@@ -126,18 +119,15 @@ def _lower(text: str) -> str:
 def told(line: Any, where: str = "") -> str:
     """The effect behind a verdict: metric, interval, its ends over the settings it is a mean of,
     the published effect, where."""
-    metric, published = line["metric"], SIGN[line["side"]] * line.get("published_effect", math.nan)
+    written = quantity(line["metric"])
+    published = SIGN[line["side"]] * line.get("published_effect", math.nan)
     parts = [
-        ", ".join(filter(None, [_named(metric) + " " + effect(line), over_settings(line)])),
+        ", ".join(filter(None, [f"{written.word} {effect(line)}", over_settings(line)])),
         fitted(line),
-        "" if pd.isna(published) else f"published {amount(published, metric)}",
+        "" if pd.isna(published) else f"published {written.amount(published)}",
         where,
     ]
     return "; ".join(filter(None, parts))
-
-
-def _named(metric: str) -> str:
-    return UNITS.get(metric, (metric,))[0]
 
 
 def over_settings(line: Any) -> str:
@@ -146,10 +136,9 @@ def over_settings(line: Any) -> str:
     setting."""
     if pd.isna(line.get("settings", math.nan)):
         return ""
-    _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
-    ends = (f"{factor * line[end]:+.{digits}f}" for end in ("lowest", "highest"))
     number, left_out = line["settings"], line["left_out"]
-    told = f"{' to '.join(ends)}{unit} over {number:.0f} settings" if number > 1 else "1 setting"
+    told = quantity(line["metric"]).span(line["lowest"], line["highest"])
+    told = f"{told} over {number:.0f} settings" if number > 1 else "1 setting"
     return told + f", without {left_out:.0f} of fewer seeds" * bool(left_out)
 
 
@@ -162,7 +151,8 @@ def to_hold(line: Any) -> str:
     """Where the interval has to lie for the claim to hold: "> +0.50 points"."""
     if pd.isna(line["margin"]):
         return ""
-    return f"{'>' if line['side'] == 'higher' else '<'} {amount(line['margin'], line['metric'])}"
+    margin = quantity(line["metric"]).amount(line["margin"])
+    return f"{'>' if line['side'] == 'higher' else '<'} {margin}"
 
 
 def reversed_effect(line: Any) -> bool:
@@ -175,35 +165,9 @@ def reversed_effect(line: Any) -> bool:
     return margin > 0 and highest < -margin
 
 
-def level(value: float, metric: str) -> str:
-    """A metric's own value in its unit; nothing for NaN.
-
-    >>> level(0.4912, "acc"), level(0.0312, "ece")
-    ('49.12 %', '0.0312')
-    """
-    _, unit, factor, digits = UNITS.get(metric, (metric, "", 1, 3))
-    unit = {" points": " %"}.get(unit, unit)
-    return "" if pd.isna(value) else f"{factor * value:.{digits}f}{unit}"
-
-
-def amount(value: float, metric: str) -> str:
-    """A difference of a metric with its sign and unit; nothing for NaN.
-
-    >>> amount(0.0157, "acc"), amount(-0.0034, "ece")
-    ('+1.57 points', '-0.0034')
-    """
-    _, unit, factor, digits = UNITS.get(metric, (metric, "", 1, 3))
-    return "" if pd.isna(value) else f"{factor * value:+.{digits}f}{unit}"
-
-
 def effect(line: Any) -> str:
-    """The effect of a line of verdicts with its half-width."""
-    _, unit, factor, digits = UNITS.get(line["metric"], (line["metric"], "", 1, 3))
-    if pd.isna(line["effect"]):
-        return ""
-    half = line["effect_ci95"]
-    spread = "" if pd.isna(half) else f" ± {factor * half:.{digits}f}"
-    return f"{factor * line['effect']:+.{digits}f}{spread}{unit}"
+    """The effect of a line of verdicts with its half-width; nothing for NaN."""
+    return quantity(line["metric"]).amount(line["effect"], line["effect_ci95"])
 
 
 def fitted(line: Any) -> str:
@@ -258,9 +222,8 @@ def verdict(line: Any) -> str:
     where it fails by more than its margin, that too."""
     if line["verdict"] != UNDECIDED:
         return line["verdict"] + " (the reverse is beyond the margin)" * reversed_effect(line)
-    needed, metric = line["seeds_to_decide"], line["metric"]
+    needed, half = line["seeds_to_decide"], quantity(line["metric"]).size(line["effect_ci95"])
     more = f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else f"{needed:.0f}"
-    half = amount(line["effect_ci95"], metric).lstrip("+")
     return f"{UNDECIDED} ({line['seeds']:.0f} seeds, ± {half}; {more} would decide)"
 
 

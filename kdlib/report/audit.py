@@ -7,16 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib.plots.claims import forest
+from kdlib.quantities import quantity
 from kdlib.report import claims as judging
 from kdlib.report import html, literature
 from kdlib.report.answers import (
-    UNITS,
-    amount,
     another,
     answer,
     effect,
     fitted,
-    level,
     over_settings,
     p_value,
     to_hold,
@@ -131,22 +129,22 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     by_id = {claim.id: claim for claim in claims.claims}
     lines = []
     for line in verdicts.to_dict("records"):
-        claim, metric = by_id[line["id"]], line["metric"]
+        claim, written = by_id[line["id"]], quantity(line["metric"])
         published = literature.SIGN[line["side"]] * line["published_effect"]
         lines.append({
             "claim": _name(claim.id),
             "verdict": verdict(line),
-            "published": amount(published, metric),
+            "published": written.amount(published),
             "ours": effect(line),
             "in its settings": over_settings(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
-            "from": level(line["versus"], metric),
+            "from": written.level(line["versus"]),
             "to hold": to_hold(line),
             "after a fit": fitted(line),
             "beside": another(line, "beside"),
             "derived": "yes" if claim.derived else "",
             "rests on": "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on),
-            "metric": UNITS.get(metric, (metric,))[0],
+            "metric": written.word,
             "p": p_value(line["p"]),
             "p Holm": p_value(line["p_holm"]),
             "scale": "" if pd.isna(line["scale"]) else f"{line['profile']}: {line['scale']}",
@@ -162,7 +160,7 @@ def readable_settings(settings: pd.DataFrame) -> pd.DataFrame:
     return settings.assign(
         id=settings["id"].map(_name),
         effect=[effect(line) for line in settings.to_dict("records")],
-        metric=[UNITS.get(metric, (metric,))[0] for metric in settings["metric"]],
+        metric=[quantity(metric).word for metric in settings["metric"]],
     ).drop(columns="effect_ci95")
 
 
@@ -181,7 +179,7 @@ def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             lines.append({
                 "heading": f"{claims.name(study)}: {shared}",
                 "label": _name(line["id"]) + (f" ({apart[where]})" if apart[where] else ""),
-                "told": f"{UNITS.get(line['metric'], (line['metric'],))[0]} {effect(line)}",
+                "told": f"{quantity(line['metric']).word} {effect(line)}",
                 "verdict": line["verdict"],
                 "effect": sign * line["effect"] / margin,
                 "half": line["effect_ci95"] / margin,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.quantities import QUANTITIES, quantity
 from kdlib.registry import TARGETS, TERMS
-from kdlib.report import answers
 from kdlib.report.pairs import (
     DIGITS,
     Entry,
@@ -29,8 +29,7 @@ from kdlib.studies.published_claims import Claims, Comparison
 
 KD = "kd_method"
 SHOWN = 4  # options that a sentence names
-# A metric of `kdlib.report.pairs.metric_of`: in words, the sign of better.
-METRICS = {"acc": ("accuracy", 1), "ece": ("ECE", -1)}
+JUDGED = ("acc", "ece")  # of the metrics of `kdlib.report.pairs.metric_of`
 FITTED = {
     "logit_adjustment.acc": "accuracy after logit adjustment",
     "temperature.ece": "ECE after one temperature",
@@ -155,11 +154,11 @@ def _lines(
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
         line["against"] = choice.against.format(_name(choice.versus[choice.key]))
-        for metric in (*METRICS, *FITTED):
+        for metric in (*JUDGED, *FITTED):
             values, pairs, versus = seed_differences(group, metric)
             effect, half, seeds = over_seeds(values)
             line |= {f"{metric}_effect": effect, f"{metric}_effect_ci95": half}
-            if metric in METRICS:
+            if metric in JUDGED:
                 line |= {f"{metric}_versus": versus, "pairs": pairs, "seeds": seeds}
         yield line
 
@@ -192,7 +191,7 @@ def _where(part: pd.DataFrame, where: str) -> str:
 
 def _readable(part: pd.DataFrame) -> pd.DataFrame:
     """The options for readers, with the metrics that any of them has."""
-    names = {metric: name for metric, (name, _) in METRICS.items()} | FITTED
+    names = {metric: QUANTITIES[metric].word for metric in JUDGED} | FITTED
     shown = [metric for metric in names if part[f"{metric}_effect"].notna().any()]
     return pd.DataFrame(
         {"option": line["option"], "against": line["against"]}
@@ -254,10 +253,10 @@ def _direction(line: dict[str, Any], metric: str) -> int:
 
 def _gains(line: dict[str, Any]) -> bool:
     """Whether an option is clearly better in accuracy or ECE and clearly worse in neither."""
-    towards = [sign * _direction(line, metric) for metric, (_, sign) in METRICS.items()]
+    towards = [QUANTITIES[metric].better * _direction(line, metric) for metric in JUDGED]
     return max(towards) == 1 and min(towards) >= 0
 
 
 def _effect(line: dict[str, Any], metric: str) -> str:
-    found = {end: line[f"{metric}_{end}"] for end in ("effect", "effect_ci95")}
-    return answers.effect(found | {"metric": metric.rpartition(".")[2]})
+    ends = (line[f"{metric}_{end}"] for end in ("effect", "effect_ci95"))
+    return quantity(metric).amount(*ends)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.config import Params
+from kdlib.quantities import QUANTITIES, Quantity
 from kdlib.report.choice import ENOUGH, objections
 from kdlib.report.study import Study
 from kdlib.report.tables import cell_label
@@ -14,57 +15,67 @@ from kdlib.store import Row
 
 VERDICT_SEEDS = 5
 DIGITS = "Digits illustrates and tests; it decides no claim about CIFAR."
-# Column -> heading, scale, digits, whether the sign is always shown.
-NUMBERS = {
-    "acc": ("ACC %", 100, 2, False),
-    "nll": ("NLL", 1, 3, False),
-    "ece": ("ECE", 1, 4, False),
-    "ece_floor": ("ECE floor", 1, 4, False),
-    "acc_selected": ("ACC % selected", 100, 2, False),
-    "ece_selected": ("ECE selected", 1, 4, False),
-    "harmonic": ("Harmonic", 1, 3, False),
+Number = tuple[str, int, int, bool]  # heading, scale, digits, whether the sign is always shown
+
+
+def _columns(name: str, written: Quantity) -> dict[str, Number]:
+    """A quantity's own column, that of its differences, and those of what others published."""
+    share = " %" * (written.unit == "points")
+    points = ", points" * bool(share)
+    style, heading = (written.scale, written.digits), written.heading
+    return {
+        name: (f"{heading}{share}", *style, False),
+        f"{name}_effect": (f"{heading} effect{points}", *style, True),
+        f"{name}_published": (f"{heading}{share} published", *style, False),
+        f"{name}_effect_published": (f"{heading} effect published{points}", *style, True),
+    }
+
+
+def _like(metric: str, heading: str, signed: bool = False) -> Number:
+    """A column of another name that is written as a metric is."""
+    written = QUANTITIES[metric]
+    return (heading, written.scale, written.digits, signed)
+
+
+NUMBERS: dict[str, Number] = {
+    column: number
+    for name, written in QUANTITIES.items()
+    for column, number in _columns(name, written).items()
+}
+NUMBERS |= {
+    "ece_floor": _like("ece", "ECE floor"),
+    "acc_selected": _like("acc", "ACC % selected"),
+    "ece_selected": _like("ece", "ECE selected"),
+    "val_acc": _like("acc", "validation ACC %"),
+    "val_nll": _like("nll", "validation NLL"),
+    "val_ece": _like("ece", "validation ECE"),
+    "val_harmonic": _like("harmonic", "validation Harmonic"),
+    "accuracy": _like("acc", "ACC %"),
+    "ece_batches": _like("ece", "mean ECE of batches of 128"),
+    "ece_floor_batch": _like("ece", "floor of batches"),
+    "acc_median": _like("acc", "median ACC points", signed=True),
+    "nll_median": _like("nll", "median NLL", signed=True),
+    "ece_median": _like("ece", "median ECE", signed=True),
+    "acc_best": _like("acc", "its ACC points", signed=True),
+    "nll_best": _like("nll", "its NLL", signed=True),
+    "ece_best": _like("ece", "its ECE", signed=True),
+    "inside": _like("acc", "errors inside %"),
+    "between": _like("acc", "errors between %"),
+    "nll_versus_scaled": _like("nll", "NLL less plain after T", signed=True),
+    "ece_versus_scaled": _like("ece", "ECE less plain after T", signed=True),
     "kd_share_first": ("KD share first", 1, 2, False),
     "kd_share_last": ("KD share last", 1, 2, False),
-    "acc_effect": ("ACC effect, points", 100, 2, True),
-    "nll_effect": ("NLL effect", 1, 3, True),
-    "ece_effect": ("ECE effect", 1, 4, True),
-    "val_acc": ("validation ACC %", 100, 2, False),
-    "val_nll": ("validation NLL", 1, 3, False),
-    "val_ece": ("validation ECE", 1, 4, False),
-    "val_harmonic": ("validation Harmonic", 1, 3, False),
     "choice_same": ("% of choices the same", 100, 0, False),
     "top5_images": ("% in top 5, images redrawn", 100, 1, False),
     "top5_seeds": ("% of seeds in top 5", 100, 0, False),
-    "accuracy": ("ACC %", 100, 2, False),
-    "ece_batches": ("mean ECE of batches of 128", 1, 4, False),
-    "ece_floor_batch": ("floor of batches", 1, 4, False),
-    "acc_median": ("median ACC points", 100, 2, True),
-    "nll_median": ("median NLL", 1, 3, True),
-    "ece_median": ("median ECE", 1, 4, True),
-    "acc_best": ("its ACC points", 100, 2, True),
-    "nll_best": ("its NLL", 1, 3, True),
-    "ece_best": ("its ECE", 1, 4, True),
     "T": ("T", 1, 3, False),
     "tau": ("tau", 1, 2, False),
-    "acc_published": ("ACC % published", 100, 2, False),
-    "ece_published": ("ECE published", 1, 4, False),
-    "inside": ("errors inside %", 100, 2, False),
-    "between": ("errors between %", 100, 2, False),
     "parameters": ("parameters", 1, 0, False),
+    "parameters_with_heads": ("parameters with side heads", 1, 0, False),
+    "MFLOP": ("MFLOP", 1, 1, False),
+    "MFLOP_with_heads": ("MFLOP with side heads", 1, 1, False),
     "latency_1": ("ms, batch 1", 1, 2, False),
     "latency_128": ("ms, batch 128", 1, 1, False),
-    "MFLOP": ("MFLOP", 1, 1, False),
-    "top1_error": ("top-1 error %", 100, 2, False),
-    "top5_error": ("top-5 error %", 100, 2, False),
-    "ece_10": ("ECE, 10 bins", 1, 4, False),
-    "aurc": ("AURC x1000", 1, 1, False),
-    "e_aurc": ("E-AURC x1000", 1, 1, False),
-    "nll_after": ("NLL after T", 1, 3, False),
-    "ece_after": ("ECE after T", 1, 4, False),
-    "parameters_with_heads": ("parameters with side heads", 1, 0, False),
-    "MFLOP_with_heads": ("MFLOP with side heads", 1, 1, False),
-    "nll_versus_scaled": ("NLL less plain after T", 1, 3, True),
-    "ece_versus_scaled": ("ECE less plain after T", 1, 4, True),
     "seconds_an_epoch": ("seconds an epoch", 1, 2, False),
     "slower": ("times the plain network's", 1, 2, False),
     "slower_low": ("its lowest round", 1, 2, False),
@@ -73,34 +84,6 @@ NUMBERS = {
     "gap_size": ("its mean size", 1, 2, False),
     "largest_gap": ("the largest", 1, 2, False),
 }
-NUMBERS |= {  # an effect in the metric's own units; a published number beside ours
-    f"{name}{end}": (f"{NUMBERS[name][0]}{words}", *NUMBERS[name][1:3], signed)
-    for name in ("top1_error", "top5_error", "ece_10", "aurc", "e_aurc", "nll_after", "ece_after",
-                 "nll", "ece")
-    for end, words, signed in (
-        ("_effect", " effect", True), ("_published", " published", False),
-        ("_effect_published", " effect published", True),
-    )
-    if f"{name}{end}" not in NUMBERS
-}  # fmt: skip
-NUMBERS |= {  # fidelity: KLs in nats
-    f"{name}{end}": (f"{heading}{words}", scale, digits, signed)
-    for name, heading, scale, digits in (
-        ("centroid_probs", "KL to centroid of probabilities", 1, 3),
-        ("centroid_logits", "KL to centroid of logits", 1, 3),
-        ("mean_individual", "mean individual KL", 1, 3),
-        ("individual", "individual KL", 1, 3), ("agreement", "top-1 agreement %", 100, 2),
-        ("diversity", "diversity", 1, 3), ("jensen_shannon", "Jensen-Shannon", 1, 3),
-        ("kl", "KL", 1, 3), ("kl_back", "KL back", 1, 3),
-        ("multi_kd_first", "weight on logits, first", 1, 3),
-        ("multi_kd_last", "weight on logits, last", 1, 3),
-        ("hints_first", "weight of hints, first", 1, 3),
-        ("hints_last", "weight of hints, last", 1, 3),
-    )
-    for end, words, signed in (
-        ("", "", False), ("_effect", " effect", True), ("_published", " published", False),
-    )
-}  # fmt: skip
 WORDS = {
     "at_bound": "fits at a bound", "better": "better in both", "clear": "clearly so",
     "kd_method": "KD", "teacher_loss": "teacher", "student_loss": "student",

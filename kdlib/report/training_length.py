@@ -10,6 +10,7 @@ import pandas as pd
 from kdlib.config import Run
 from kdlib.grid import NO_KD
 from kdlib.plots import training_length as plots
+from kdlib.quantities import QUANTITIES
 from kdlib.report import html
 from kdlib.report.compose import Section
 from kdlib.report.tables import (
@@ -34,8 +35,7 @@ from kdlib.studies.training_length import (
 )
 from kdlib.verify import mixtures
 
-WORDS = {"acc": ("accuracy", " points", 100), "ece": ("ECE", "", 1)}
-JUDGED = tuple(WORDS)
+JUDGED = ("acc", "ece")
 AGAINST_NONE = "KD or none"
 QUESTION = """Each length is a training of its own: its learning rate falls to 0 at its end, and its
 teachers are as long as its students. A difference is that of two students which are equal in all
@@ -184,30 +184,28 @@ def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[st
 
 def _settled(table: pd.DataFrame, metric: str, longest: int) -> str:
     """From which length on no difference turns, or which still do."""
-    word, unit, scale = WORDS[metric]
-    lengths, margin = table[f"{metric}_settled"], f"{scale * margins()[metric]:g}{unit}"
+    written, lengths = QUANTITIES[metric], table[f"{metric}_settled"]
+    margin = written.size(margins()[metric])
     if lengths.max() < longest:
         return (
-            f"In {word} none of {len(table)} differences turns its sign beyond {margin} from "
-            f"{lengths.max()} epochs on."
+            f"In {written.word} none of {len(table)} differences turns its sign beyond {margin} "
+            f"from {lengths.max()} epochs on."
         )
     late = table.loc[lengths == longest, "difference"]
     return (
-        f"In {word} {len(late)} of {len(table)} differences still turn on the way to {longest} "
-        f"epochs, beyond {margin}: {'; '.join(late)}."
+        f"In {written.word} {len(late)} of {len(table)} differences still turn on the way to "
+        f"{longest} epochs, beyond {margin}: {'; '.join(late)}."
     )
 
 
 def _moves(table: pd.DataFrame, metric: str) -> str:
     """How far a difference moves at most from each length to the longest."""
-    word, unit, scale = WORDS[metric]
+    written = QUANTITIES[metric]
     sizes = table.pivot(index="difference", columns="epochs", values=f"{metric}_effect")
     longest = sizes.columns.max()
-    moves = sizes.drop(columns=longest).sub(sizes[longest], axis=0).abs().max() * scale
-    told = ", ".join(
-        f"{move:.{2 if scale > 1 else 3}f}{unit} from {length}" for length, move in moves.items()
-    )
-    return f"Sizes still move: {word} until {longest} epochs by up to {told} epochs on."
+    moves = sizes.drop(columns=longest).sub(sizes[longest], axis=0).abs().max()
+    told = ", ".join(f"{written.size(move)} from {length}" for length, move in moves.items())
+    return f"Sizes still move: {written.word} until {longest} epochs by up to {told} epochs on."
 
 
 def title(params: TrainingLength) -> str:
