@@ -15,9 +15,21 @@ from kdlib.store import Row
 Figures = dict[str, tuple]
 
 
-def figures(study: Study) -> Figures:
-    """What the rows allow to draw: file name -> caption and figure."""
-    return _of_cells(study) | _of_factors(study) | _of_images(study)
+def figures(study: Study) -> dict[str, Figures]:
+    """What the rows allow to draw: part of the page -> file name -> caption and figure."""
+    return {
+        "effects": _effects(study),
+        "cells": _of_cells(study),
+        "after": _after(study),
+        "networks": _of_images(study) | _of_networks(study),
+    }
+
+
+def _effects(study: Study) -> Figures:
+    if study.summary["acc_effect"].isna().all():
+        return {}
+    figure = plots.effects(study.summary, f"Paired effects, {title(study.params)}")
+    return {"effects": ("Paired effects of each factor on accuracy and ECE", figure)}
 
 
 def _of_cells(study: Study) -> Figures:
@@ -33,15 +45,19 @@ def _of_cells(study: Study) -> Figures:
     if len(means):
         figure = plots.teacher_student_means(means, f"{name}: means over KD methods")
         drawn["teacher_student_means"] = "Every teacher and student, means over KD methods", figure
-    names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature")]
-    if set(names) <= set(study.posthoc["adjustment"]):
-        theirs = published(study.cells, study.params.data, study.params.imbalance_factor)
-        figure = plots.before_after(study.posthoc, names, name, theirs)
-        drawn["before_after"] = _before_after(theirs), figure
     if ranked and len(study.stability):
         figure = plots.rank_stability(study.stability, f"Rank stability, {name}")
         drawn["rank_stability"] = "How often a cell is among the top 5", figure
     return drawn
+
+
+def _after(study: Study) -> Figures:
+    names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature")]
+    if not set(names) <= set(study.posthoc["adjustment"]):
+        return {}
+    theirs = published(study.cells, study.params.data, study.params.imbalance_factor)
+    figure = plots.before_after(study.posthoc, names, title(study.params), theirs)
+    return {"before_after": (_before_after(theirs), figure)}
 
 
 def _before_after(theirs: pd.DataFrame) -> str:
@@ -55,11 +71,8 @@ def _before_after(theirs: pd.DataFrame) -> str:
     )
 
 
-def _of_factors(study: Study) -> Figures:
+def _of_networks(study: Study) -> Figures:
     drawn, name = {}, title(study.params)
-    if study.summary["acc_effect"].notna().any():
-        figure = plots.effects(study.summary, f"Paired effects, {name}")
-        drawn["effects"] = "Paired effects of each factor on accuracy and ECE", figure
     if any("acc_few" in row["metrics"]["test"] for row in study.students):
         figure = plots.class_frequency(study.students, f"By class frequency, {name}")
         drawn["class_frequency"] = "Accuracy by class frequency and student loss", figure

@@ -33,7 +33,10 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     notes = mixtures(study.students + study.teachers)
     section = Section(out_dir, grid.STUDY, params.setting, study.lacking, notes)
     section.tables(tables(study) | {"timings": _timings(study, out_dir)})
-    drawn = {name: section.figure(name, *found) for name, found in figures(study).items()}
+    drawn = {
+        part: [section.figure(name, *found) for name, found in own.items()]
+        for part, own in figures(study).items()
+    }
     appendix, demo = Section(out_dir, REPORT), batch_ece()
     shown = appendix.figure("batch_ece", page.BATCH, plots.batch_ece(demo, page.BATCH))
     appendix.write(page.BATCH, page.demonstration(demo, shown))

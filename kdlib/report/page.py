@@ -41,14 +41,14 @@ BATCH = "What averaging the ECE over batches does to a perfectly calibrated pred
 DEMO = """Labels are drawn from the predicted probabilities of 10,000 images and 10 classes, so the
 true calibration error is 0. What is left is noise of the bins, which the floor estimates; a mean
 over batches of 128 keeps the noise of a batch however many batches there are."""
-Figures = Mapping[str, str]  # name -> HTML
+Figures = Mapping[str, Sequence[str]]  # part of the section (`kdlib.report.figures`) -> HTML
 CONTROLS = "Students without KD before and after adjustment; T and tau: medians over seeds"
 CONTESTS = "Cells against the plain student after adjustment: cell - plain, paired inside seeds"
 FLAGGED = f"Flagged runs: KD share below {LOW_SHARE:g} or above {HIGH_SHARE:g}, or no label loss"
 
 
 def section(study: Study, drawn: Figures) -> list[str]:
-    """The parts of a grid's section. drawn: the figures there are, as HTML."""
+    """The parts of a grid's section. drawn: the figures there are."""
     note = seeds_note(len(study.params.seeds))
     whole = ["No run of the grid is missing."] * (not study.lacking)
     facts = [best(study), *_scale(study), *whole, resolution(study)]
@@ -62,7 +62,7 @@ def section(study: Study, drawn: Figures) -> list[str]:
         *_posthoc(study, drawn),
         html.heading("Networks"),
         *_unread(study),
-        *_some(drawn, "reliability", "risk_coverage", "class_frequency", "learning_curves"),
+        *drawn["networks"],
         *_controls(study, note),
         *_runs(study, note),
         html.heading("Origin"),
@@ -86,7 +86,7 @@ def _effects(study: Study, drawn: Figures, note: str) -> list[str]:
     )
     return [
         html.heading("Effects of the factors"),
-        *_some(drawn, "effects"),
+        *drawn["effects"],
         html.table(effects, f"Means and paired effects of each factor; {note}"),
         html.folded(f"{INTERACTIONS}; {note}", html.table(interactions)),
     ]
@@ -98,7 +98,7 @@ def _cells(study: Study, drawn: Figures, note: str) -> list[str]:
         html.heading("Cells"),
         html.table(_best(study), f"{BEST}; {note}") if len(study.best) else "",
         html.table(_narrow(study.top), top) if len(study.top) else "",
-        *_some(drawn, "acc_vs_ece", "harmonic", "teacher_student_means", "rank_stability"),
+        *drawn["cells"],
         html.folded(STABILITY, html.table(study.stability)),
     ]
 
@@ -122,7 +122,7 @@ def _posthoc(study: Study, drawn: Figures) -> list[str]:
             html.folded("The same against the optimistic bounds", html.table(contests[bound]))
         )
         parts.append(html.folded(CONTROLS, html.table(controls)))
-    return [*parts, *_some(drawn, "before_after")]
+    return [*parts, *drawn["after"]]
 
 
 def _controls(study: Study, note: str) -> list[str]:
@@ -145,11 +145,6 @@ def _runs(study: Study, note: str) -> list[str]:
         html.folded(f"Teachers; {note}", html.table(study.teacher_cells, folders=folders)),
         html.folded(FLAGGED, html.table(flagged(study.students))),
     ]
-
-
-def _some(drawn: Figures, *names: str) -> list[str]:
-    """The figures of these names that were drawn."""
-    return [drawn[name] for name in names if name in drawn]
 
 
 def _unread(study: Study) -> list[str]:
