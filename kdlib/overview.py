@@ -14,13 +14,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdlib import prices
-from kdlib.grid import NO_KD
+from kdlib.grid import NO_KD, STUDY
 from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
 from kdlib.report import audit, practice, readable, training_length
 from kdlib.report.answers import answer, effect
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
+from kdlib.report.controls import control_grids
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.pairs import DIGITS, Entry, entries, pairs, seed_differences, with_rows
 from kdlib.report.tables import over_seeds, present
@@ -30,6 +31,8 @@ PAGES, AUDIT = "docs/results", "audit.md"
 CLAIMS, CELLS = "docs/claims.png", "docs/acc_vs_ece.png"  # the README's pictures
 SHOWCASE = "digits5"  # whose cells the README shows
 TOP = 5
+KNOBS = ("acc", "ece", "val_acc")
+HALVES = tuple(f"{name}_ci95" for name in KNOBS)
 PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
 machine. To go: hours of a free core, from a few steps of each kind of run
 ([prices.json](prices.json) names the machine); `./run_all.sh PROFILE --dry-run` measures yours."""
@@ -165,6 +168,7 @@ def page(overview: Overview, study: str) -> str:
         f"Published in {source}. [How claims are judged, and what went wrong in published code]"
         f"({AUDIT}).",
         *_claims(overview, study),
+        *_knobs(overview, study),
         *_lengths(overview, study),
         "## What was run, what was not, and what it would cost",
         " ".join(PRICED.split()),
@@ -205,6 +209,23 @@ def _claims(overview: Overview, study: str) -> list[str]:
     return parts + ["Not run:\n\n" + "\n".join(f"- {claim}" for claim in waiting)] * bool(
         len(waiting)
     )
+
+
+def _knobs(overview: Overview, study: str) -> list[str]:
+    """What changes with one choice inside a method, at the scales that judge a study's claims."""
+    rows, told = [entry.row for entry in overview.found], []
+    judges = {name for claim in overview.claims.of(study) for name in claim.judged_by.profiles}
+    for one in overview.plans:
+        parts = [part for part in one.parts if part.stem == STUDY and part.params.controls]
+        if one.profile not in judges or STUDIES[STUDY].facts["study"] != study or not parts:
+            continue
+        tables = pd.concat([control_grids(rows, part.params) for part in parts])
+        if tables.empty:
+            continue
+        table = tables.drop_duplicates(["cell", "change"])
+        shown = readable(table[["cell", "change", "seeds", *KNOBS, *HALVES]])
+        told += [f"{one.profile}. {practice.other_weights(table)}", markdown(shown)]
+    return ["## What changes with one choice inside a method", *told] if told else []
 
 
 def _lengths(overview: Overview, study: str) -> list[str]:

@@ -305,6 +305,22 @@ def test_the_page_of_the_pilots_study_says_what_a_longer_training_would_change(w
         assert "a longer training" not in overview.page(whole, study)
 
 
+def test_its_page_tells_what_one_choice_inside_a_method_changes(whole):
+    """Weights are judged on validation, by rows of the same seeds."""
+    text = overview.page(whole, "kd_calibration")
+    part = text.partition("## What changes with one choice inside a method")[2].partition("##")[0]
+    found = {}
+    for path in (ROWS / "cifar_small" / "02_students" / "rows").glob("*-ce-ce-no_mixup-seed0-*"):
+        content = json.loads(path.read_text())
+        found[content["labels"]["kd_method"]] = content["metrics"]["val"]["acc"]
+    for method, weight in (("crd_quarter", 0.2), ("kd_fourfold", 3.6), ("at_quarter", 250)):
+        gap = 100 * (found[method] - found[method.partition("_")[0]])
+        assert f"{gap:+.2f} points at {weight:g}" in part
+        name = f"{method.upper()} T:CE S:CE"
+        assert f"| {name} | weight {weight:g} | 1 |  |  | {100 * found[method]:.2f} |" in part
+    assert "inside a method" not in overview.page(whole, "multi_teacher")
+
+
 def test_what_helped_is_told_at_scales_of_several_seeds():
     claims = load_claims()
     found = overview.Overview(claims, entries(taught(0.1), "cifar_small"), [])

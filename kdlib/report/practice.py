@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdlib.quantities import QUANTITIES, quantity
 from kdlib.registry import TARGETS, TERMS
+from kdlib.report.controls import UNCHANGED, WEIGHT
 from kdlib.report.pairs import (
     DIGITS,
     Entry,
@@ -24,7 +25,7 @@ from kdlib.report.pairs import (
     seed_differences,
 )
 from kdlib.report.tables import over_seeds
-from kdlib.report.text import listed
+from kdlib.report.text import listed, seeds_note
 from kdlib.studies.published_claims import Claims, Comparison
 
 KD = "kd_method"
@@ -260,3 +261,24 @@ def _gains(line: dict[str, Any]) -> bool:
 def _effect(line: dict[str, Any], metric: str) -> str:
     ends = (line[f"{metric}_{end}"] for end in ("effect", "effect_ci95"))
     return quantity(metric).amount(*ends)
+
+
+def other_weights(table: pd.DataFrame) -> str:
+    """In sentences, how other weights of its methods change accuracy on validation; nothing where
+    none was asked for. table: of `kdlib.report.controls.control_grids`."""
+    told, base, seeds = {}, {}, 0
+    for line in table.to_dict("records"):
+        if line["change"] == UNCHANGED:
+            base = line
+        elif line["change"].startswith(WEIGHT):
+            gap = QUANTITIES["acc"].amount(line["val_acc"] - base["val_acc"])
+            own = told.setdefault(base["cell"], [])
+            own.append(f"{gap} at {line['change'].removeprefix(WEIGHT)}")
+            seeds = line["seeds"]
+    if not told:
+        return ""
+    changes = "; ".join(f"{cell} {listed(own)}" for cell, own in told.items())
+    return (
+        "Claims compare the methods at the weights that the grid gives them. At others, accuracy "
+        f"on validation changes by: {changes} ({seeds_note(seeds).split(',')[0]})."
+    )
