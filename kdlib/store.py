@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kdlib import models, objectives, train
 from kdlib.config import Run, fingerprint
-from kdlib.registry import ALL, suggest
+from kdlib.registry import ALL, MODELS, suggest
 
 Row = dict[str, Any]
 FORMAT = 1
@@ -178,8 +178,9 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
     the order of its logits), `temperature` (fitted on validation; divide the logits by it; None
     where there was no validation image, or so few that the fit ended at its bound) and
     `preprocess`, its first layer. Where several folders know the run, the one that has its
-    checkpoint. LookupError for an unknown id, ValueError for teachers put together, which are no
-    network, FileNotFoundError where nobody has the checkpoint.
+    checkpoint. LookupError for an unknown id or a model of a plugin that was not imported,
+    ValueError for teachers put together, which are no network, FileNotFoundError where nobody has
+    the checkpoint.
 
     >>> network = load_student("kd-bs-bs-mixup-seed0-1a2b3c4d")  # doctest: +SKIP
     """
@@ -194,6 +195,9 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
     row = read_row(found[checkpoint])
     if row["network"] is None:
         raise ValueError(f"{name} is its teachers put together, no network")
+    model = row["network"]["name"]
+    if model not in MODELS and isinstance(row["versions"][f"model {model}"], str):
+        raise LookupError(f"{name}: the model {model!r} is of a plugin, import that file first")
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
     network = _network(row, checkpoint)

@@ -56,6 +56,13 @@ def test_a_model_and_a_method_of_a_file_make_a_grid(plugin, tmp_path):
     assert student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 10)
 
 
+def test_a_student_of_a_plugin_that_was_not_imported_says_so(plugin, tmp_path):
+    row = complete(plugin, tmp_path / "out")
+    registry.MODELS._entries.pop("mine")
+    with pytest.raises(LookupError, match=f"{row['id']}: the model 'mine' is of a plugin, import"):
+        load_student(row["id"], tmp_path / "out")
+
+
 def test_another_content_of_a_plugin_makes_other_rows(plugin, monkeypatch, tmp_path):
     """As the next process does: the module, its parts and the rows of what it said before."""
     row = complete(plugin, tmp_path / "out")
