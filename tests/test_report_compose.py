@@ -95,6 +95,18 @@ def test_tables_and_figures_lie_in_the_sections_folder(tmp_path):
     assert "A &lt;figure&gt;" in figure
 
 
+def test_a_figure_that_is_no_longer_drawn_goes(tmp_path):
+    section = Section(tmp_path, "04_self_distillation", "resnet")
+    for names in (["first", "second"], ["second"]):
+        shown = []
+        for name in names:
+            with plots.canvas.canvas(1, (1, 1)) as (figure, _):
+                shown.append(section.figure(name, "a caption", figure))
+        section.write("title", shown)
+        there = {path.name for path in (section.folder / "figures").iterdir()}
+        assert there == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+
 def test_what_is_missing_is_said_with_the_reason_until_it_is_there(tmp_path):
     why = {"kd-seed0-12": "02_students/ce: ValueError: <nan>", "at-seed0-34": "of no concern"}
     write_atomic(tmp_path / REASONS, json.dumps(why).encode())

@@ -122,7 +122,14 @@ class Section:
             kept = {key: part for key, part in sections.items() if (out_dir / key).is_dir()}
             write_atomic(report / "index.html", _page(out_dir, kept).encode())
             write_atomic(report / "summary.txt", _summaries(out_dir).encode())
+        self._tidy(body)
         return report / "index.html"
+
+    def _tidy(self, body: str) -> None:
+        """Figures that are no longer drawn go: what the page does not show, nobody keeps true."""
+        for path in (self.folder / "figures").glob("*"):
+            if f"../{self.key}/figures/{path.stem}." not in body:
+                path.unlink()
 
 
 def _sections(page: Path) -> dict[str, tuple[str, str]]:
