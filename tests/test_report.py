@@ -252,7 +252,25 @@ def test_rows_of_other_params_are_left_out(study):
     assert missing([], grid.student_runs(study.params)[:1]) == [study.students[0]["id"]]
 
 
-def test_a_factor_without_its_reference_has_no_effect():
+def test_a_grid_without_the_usual_levels_is_measured_against_its_first():
+    params = params_of(teacher_losses=["als", "bs"], student_losses=["cp", "bs"],
+                       kd_methods=["kd", "crd"], seeds=SEEDS[1])  # fmt: skip
+    rows = fake_rows(params)
+    study = Study.of(rows, params)
+    versus = study.summary.set_index(["factor", "level"])["versus"]
+    expected = {("kd_method", "crd"): "kd", ("teacher_loss", "bs"): "als",
+                ("student_loss", "bs"): "cp", ("mixup", True): False}  # fmt: skip
+    assert {key: versus[key] for key in expected} == expected
+    acc = {(*row["labels"].values(), row["run"]["seed"]): row["metrics"]["test"]["acc"]
+           for row in rows if "kd_method" in row["labels"]}  # fmt: skip
+    gaps = [value - acc["kd", *key[1:]] for key, value in acc.items() if key[0] == "crd"]
+    found = line(study.summary, factor="kd_method", level="crd")
+    assert found["acc_effect"] == pytest.approx(statistics.mean(gaps))
+    assert set(study.interactions["other_versus"]) == {"als", "cp", False}
+    assert answer(study)[0].startswith("KD method crd against kd, accuracy")
+
+
+def test_a_factor_of_one_level_has_no_effect():
     params = params_of(teacher_losses=["bs"], kd_methods=["kd"], mixup=[True])
     study = Study.of(fake_rows(params), params)
     assert study.summary["acc_effect"].count() == 1  # student bs against ce
