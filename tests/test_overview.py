@@ -359,8 +359,7 @@ def table_of(*verdicts):
     )
     base = {"id": first.id, "study": first.study, "metric": "acc", "side": "higher", "p": 0.5,
             "effect": 0.02, "effect_ci95": 0.01, "margin": 0.005, "seeds": 5, "scale": "somewhere",
-            "versus": 0.7,
-            "seeds_to_decide": math.nan}  # fmt: skip
+            "versus": 0.7, "p_holm": 0.5, "seeds_to_decide": math.nan}  # fmt: skip
     lines = [base | {"verdict": word, "p": 0.1 / at} for at, word in enumerate(verdicts, start=1)]
     return one, pd.DataFrame(lines)
 
@@ -428,6 +427,14 @@ def test_the_first_sentence_counts_what_published_numbers_say():
         lines = table.assign(effect=-0.03, published_effect=published)
         (total, *_) = answers.answer(claims, lines)
         assert f"of the 1 that do not hold, {words}; in 1 our effect is beyond the margin" in total
+
+
+def test_the_first_sentence_says_what_stays_after_holm():
+    claims, table = table_of(FAILS)
+    for adjusted, words in ((0.049, "all of 1 decided"), (0.051, "0 of 1 decided")):
+        (total, *_) = answers.answer(claims, table.assign(p_holm=adjusted))
+        assert f"; p after Holm is below 0.05 for {words}; " in total
+    assert "Holm" not in answers.answer(*table_of(UNDECIDED))[0]
 
 
 def test_an_undecided_claim_says_seeds_width_and_what_would_decide():

@@ -12,6 +12,7 @@ from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
 from kdlib.studies.published_claims import Claims
 
+LEVEL = 0.05
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
 # What the claims of a standing do, one of them and several.
 DO = {
@@ -50,8 +51,9 @@ def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
     or not run, and how that is read (`reading`); without a reading the clearest with its effect and
     interval, beside the published effect."""
     table = standings(claims, verdicts)
-    total = f"{_counts(table, f'claims of {len(claims.studies)} public studies')}{_failed(table)}; "
-    total += "a verdict is about the scale it was measured at, and no more."
+    total = _counts(table, f"claims of {len(claims.studies)} public studies")
+    total += _failed(table) + _after_holm(table)
+    total += "; a verdict is about the scale it was measured at, and no more."
     return [total] + [
         _of_study(
             claims.name(study), table[table["study"] == study], reading(claims, study, verdicts)
@@ -77,6 +79,17 @@ def _failed(table: pd.DataFrame) -> str:
     return (
         f"; of the {len(failed)} that do not hold, {told}; in {turned} our effect is beyond the "
         "margin the other way"
+    )
+
+
+def _after_holm(table: pd.DataFrame) -> str:
+    """How many decided claims stay so when p is adjusted for their study's number of claims."""
+    decided = table[table["standing"].isin([HOLDS, FAILS])]
+    if decided.empty:
+        return ""
+    stay, many = int((decided["p_holm"] < LEVEL).sum()), len(decided)
+    return (
+        f"; p after Holm is below {LEVEL:g} for {'all' if stay == many else stay} of {many} decided"
     )
 
 
