@@ -177,7 +177,7 @@ class _Bench:
     def cohort(self, run: Run, size: int = 1) -> train.Cohort:
         """So many students of a run, that has an epoch between the first and the last."""
         runs = [train.with_unprobed(run)] * size
-        selection = self.few if train.caches(run) else self.selection
+        selection = self.few if objectives.caches(run) else self.selection
         return train.Cohort(runs, self.record, selection, self.teachers, self.device)
 
     def cohorts(self) -> dict[str, float]:
@@ -199,7 +199,9 @@ class _Bench:
     def _not_seen(self, run: Run) -> float:
         """Megabytes of the images that the measurement left out."""
         left_out = len(self.selection.train_indices) - len(self.few.train_indices)
-        return train.caches(run) * left_out * self.record.train_images[0].nbytes * GROWTH / 2**20
+        return (
+            objectives.caches(run) * left_out * self.record.train_images[0].nbytes * GROWTH / 2**20
+        )
 
     def steps(self, run: Run, setup: float) -> dict[str, float]:
         """Of making a cohort, a step, its batch and the looks of a kind. setup: seconds of making

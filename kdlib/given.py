@@ -1,6 +1,7 @@
 """Trained networks that users bring: a model that kdlib builds and a state dict for it."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from kdlib.data import ImageSet
 from kdlib.notices import warn_once
 
 STATES = ("state_dict", "model_state_dict", "model", "net")  # in checkpoints of other projects
-WRAPPED = ("module.", "_orig_mod.")
-PREPROCESS = "preprocess."
+WRAPPED = ("module.", "_orig_mod.")  # by DataParallel, by torch.compile
+BUFFERS = ("preprocess.mean", "preprocess.std")
 
 
 def network(run: Run, record: ImageSet) -> nn.Module:
@@ -28,27 +29,51 @@ def network(run: Run, record: ImageSet) -> nn.Module:
     if given.classes and given.classes != record.classes:
         theirs, ours = list(given.classes), list(record.classes)
         raise ValueError(f"{given.checkpoint} has the classes {theirs}, {run.data} has {ours}")
-    built, state = train.build_network(run, record), read_state(given)
-    own = {name: state.pop(name) for name in list(state) if name.startswith(PREPROCESS)}
+    built, where = train.build_network(run, record), f"{given.checkpoint} does not fit {run.model}"
+    state = _fitting(read_state(given), built)
+    own = {name: state.pop(name) for name in BUFFERS if name in state}
     if told := given.preprocess:
         built.preprocess = models.Preprocess(told.mean, told.std, built.preprocess.image_size)
-    elif own:
-        state |= own
-    else:
+        for name, value in own.items():
+            if not torch.equal(value, built.state_dict()[name]):
+                raise ValueError(f"{given.checkpoint} has another {name} than its params tell")
+    elif len(own) < len(BUFFERS):
         warn_once(f"{given.checkpoint} has no preprocess: it gets the statistics of {run.data}")
-    if isinstance(built, models.Plain):
-        state = {
-            name if name.startswith(PREPROCESS) else f"module.{name}": value
-            for name, value in state.items()
-        }
-    _load(built, state, f"{given.checkpoint} does not fit {run.model}")
+        own = {}
+    _load(built, state | own, where)
     return built.eval()
+
+
+def _fitting(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A state dict under the names of a network: as they are, without what wraps them, and of a
+    plain module with what kdlib puts before them."""
+    wanted = network.state_dict().keys() - {*BUFFERS}
+    tried = state
+    while True:
+        for one in _named(tried, network):
+            if wanted <= one.keys():
+                return one
+        prefix = next((one for one in WRAPPED if _all_begin(tried, one)), None)
+        if prefix is None:
+            return next(_named(state, network))
+        tried = {name.removeprefix(prefix): value for name, value in tried.items()}
+
+
+def _named(state: dict[str, Tensor], network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    if isinstance(network, models.Plain):
+        for kept in (BUFFERS, ()):
+            yield {name if name in kept else f"module.{name}": state[name] for name in state}
+    yield dict(state)
+
+
+def _all_begin(state: dict[str, Tensor], prefix: str) -> bool:
+    names = [name for name in state if name not in BUFFERS]
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def read_state(given: Given) -> dict[str, Tensor]:
     """The state dict a user brings: safetensors, or a torch file of tensors and plain values. In a
-    torch file it may be one entry of several (`STATES`), and its names may begin with what
-    DataParallel or torch.compile put before them (`WRAPPED`).
+    torch file it may be one entry of several (`STATES`).
 
     ValueError naming the file where it is neither, or not the file the params were read with.
     """
@@ -71,21 +96,22 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, needs a state dict")
     inside = next((found[name] for name in STATES if isinstance(found.get(name), dict)), found)
-    if strange := [name for name, value in inside.items() if not isinstance(value, Tensor)]:
+    if strange := [
+        name
+        for name, value in inside.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]:
         raise ValueError(
             f"{path} has {strange[:5]} beside tensors: its state dict may be an entry under "
             f"{', '.join(STATES)}, or the whole file"
         )
-    for prefix in WRAPPED:
-        if all(name.startswith((prefix, "preprocess.")) for name in inside):
-            inside = {name.removeprefix(prefix): value for name, value in inside.items()}
     return inside
 
 
 def _load(network: nn.Module, state: dict[str, Any], where: str) -> None:
     """Load a user's state dict; its own `preprocess` buffers are welcome but not required."""
     own = network.state_dict()
-    lacking = sorted(name for name in own if name not in state and "preprocess" not in name)
+    lacking = sorted(name for name in own if name not in state and name not in BUFFERS)
     unknown = sorted(name for name in state if name not in own)
     shapes = [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"

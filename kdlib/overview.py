@@ -224,7 +224,8 @@ def _knobs(overview: Overview, study: str) -> list[str]:
             continue
         table = tables.drop_duplicates(["cell", "change"])
         shown = readable(table[["cell", "change", "seeds", *KNOBS, *HALVES]])
-        told += [f"{one.profile}. {practice.other_weights(table)}", markdown(shown)]
+        weights = practice.other_weights(table, parts[0].params.options)
+        told += [f"{one.profile}. {weights}", markdown(shown)]
     return ["## What changes with one choice inside a method", *told] if told else []
 
 

@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import inspect
+import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -41,40 +42,38 @@ class Entry:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def _defined(build: Callable) -> Any:
-    """The function or class itself, of a partial what it fills in."""
-    return _defined(build.func) if isinstance(build, functools.partial) else build
-
-
-def _is_own(part: Any) -> bool:
-    return (part.__module__ or "").startswith("kdlib.")
+_plugins: list[str] = []  # the hashes of the plugins that are being imported, the last the inmost
 
 
 def _source(build: Callable) -> str | None:
-    """The hash of the file that defines a part, or of its own lines in a notebook's cell; None
-    inside kdlib, where versions are raised by hand."""
-    part = _defined(build)
-    if _is_own(part):
-        return None
-    file = getattr(sys.modules.get(part.__module__), "__file__", None)
-    text = Path(file).read_bytes() if file else _lines(part).encode()
-    return hashlib.sha256(text).hexdigest()[:8]
+    """The hash of the file or notebook cell that defines a part; of a partial, or of a part of
+    kdlib's under another name, that of the plugin which registers it. None for kdlib's own, whose
+    versions are raised by hand."""
+    partial, module = isinstance(build, functools.partial), build.__module__ or ""
+    if partial or module.startswith("kdlib."):
+        return _plugins[-1] if _plugins else None
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return _hash(Path(file).read_bytes() if file else _cell(build).encode())
 
 
-def _lines(part: Any) -> str:
-    """Of a function, or of a class's methods: before Python 3.13 a class in a cell has none."""
-    functions = [part] if inspect.isfunction(part) else vars(part).values()
-    try:
-        return "".join(inspect.getsource(one) for one in filter(inspect.isfunction, functions))
-    except OSError:  # code that was never in a file or a cell
-        return ""
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _cell(part: Any) -> str:
+    """All of the cell in which a function, or a class with methods, was defined; other cells are
+    not seen."""
+    functions = [part, *getattr(part, "__dict__", {}).values()]
+    codes = (one.__code__ for one in functions if inspect.isfunction(one))
+    return "".join("".join(linecache.getlines(code.co_filename)) for code in codes)
 
 
 def _again(build: Callable, before: Callable) -> bool:
     """Whether both are one definition, run a second time: a notebook's cell, a reloaded module."""
-    new, old = _defined(build), _defined(before)
-    same = (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
-    return same and not _is_own(new)
+    if _plugins or (build.__module__ or "").startswith("kdlib."):
+        return False
+    names = [(one.__module__, getattr(one, "__qualname__", None)) for one in (build, before)]
+    return names[0] == names[1] and names[0][1] is not None
 
 
 class Registry:
@@ -135,13 +134,16 @@ ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
 
 
 @contextmanager
-def whole_or_nothing() -> Iterator[None]:
-    """What code registers inside stays only where it ends well, so that a file which failed half
-    way can be mended and loaded again."""
+def of_plugin(content: bytes) -> Iterator[None]:
+    """What code registers inside is a plugin's, of that content. It stays only where it ends well,
+    so that a file which failed half way can be mended and loaded again."""
     before = [dict(registry._entries) for registry in ALL]
+    _plugins.append(_hash(content))
     try:
         yield
     except BaseException:
         for registry, entries in zip(ALL, before, strict=True):
             registry._entries = entries
         raise
+    finally:
+        _plugins.pop()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdlib import Lab, Params, costs, estimate, grid, stand_ins, train
+from kdlib import Lab, Params, costs, estimate, grid, objectives, stand_ins
 from kdlib.config import Recipe
 from kdlib.plan import Job, Part, Plan
 from kdlib.train.loop import kept_threads
@@ -146,8 +146,8 @@ def test_what_teachers_say_is_cached_for_some_images_and_reckoned_for_all(tmp_pa
     """An epoch's steps, and the memory of the images, are those of the whole set."""
     params = Params(**TINY, epochs=4, student_losses=["ce"], augment={})
     (run,) = grid.student_runs(params)
-    assert train.caches(run)
-    assert not train.caches(run.teachers[0])
+    assert objectives.caches(run)
+    assert not objectives.caches(run.teachers[0])
     monkeypatch.setattr(costs, "CACHED", 40)
     bench = costs._Bench(Lab.of(params, tmp_path), run, time.process_time)
     images, few = (len(one.train_indices) for one in (bench.selection, bench.few))

@@ -399,7 +399,7 @@ def test_cached_and_live_teachers_give_the_same_training(method, trained, monkey
     networks = [lab.network(teacher) for teacher in run.teachers]
     data_of = lab.record(run), lab.selection(run)
     (cached,) = train.fit([run], *data_of, networks)
-    monkeypatch.setattr(objectives, "needs_live", lambda run: True)
+    monkeypatch.setattr(objectives, "caches", lambda run: False)
     (live,) = train.fit([run], *data_of, networks)
     assert (cached.teacher_views, live.teacher_views) == ("cached", "live")
     for one, other in zip(cached.history, live.history, strict=True):

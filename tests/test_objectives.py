@@ -6,11 +6,13 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
-from kdlib import data, grid, losses, objectives, registry, train
+from kdlib import Lab, data, grid, losses, objectives, registry, train
 from kdlib.augment import Stream
 from kdlib.config import Params
 from kdlib.objectives import single_teacher
+from kdlib.plan import plan
 from kdlib.teachers import FrozenTeachers
 from kdlib.train import loop
 from kdlib.types import Forward
@@ -189,7 +191,7 @@ def own_parts(monkeypatch):
 
 
 WRONG_TERMS = {
-    "got shape (4,)": lambda forward: forward.student.logits.square().mean(1),
+    "got shape (16,)": lambda forward: forward.student.logits.square().mean(1),
     "got float": lambda forward: 0.5,
     "RuntimeError: ": lambda forward: forward.student.logits.mean() @ forward.teacher.logits,
     "KeyError: 'stage9'": lambda forward: forward.student.features["stage9"].mean(),
@@ -197,12 +199,102 @@ WRONG_TERMS = {
 }
 
 
+class OwnLayer(nn.Module):
+    """The term learns, the student does not."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.layer = nn.Linear(context.student.embedding.shape[1], 1)
+
+    def forward(self, forward):
+        return self.layer(forward.student.embedding.detach()).square().mean()
+
+
+def late(forward):
+    started = forward.batch.clock.epoch >= 1
+    return forward.student.logits.square().mean() if started else torch.zeros(())
+
+
+def in_place(forward):
+    logits = forward.student.logits
+    logits -= logits.mean(1, keepdim=True)
+    return logits.square().mean()
+
+
+def against_other_classes(forward):
+    labels, embedding = forward.batch.targets, forward.student.embedding
+    return torch.cdist(embedding, embedding)[labels[:, None] != labels].min()
+
+
+def neighbours(forward):
+    return torch.cdist(*2 * [forward.student.embedding]).topk(6).values.mean()
+
+
+# Factories of losses that are unusual and legal, without mixup.
+UNUSUAL = {
+    "late": lambda context: late,
+    "in place": lambda context: in_place,
+    "other classes": lambda context: against_other_classes,
+    "neighbours": lambda context: neighbours,
+    "reads validation": lambda context: (
+        lambda forward: forward.student.logits.square().mean() * context.validation()[0].mean()
+    ),
+    "on the device of the context": lambda context: (
+        lambda forward: (forward.student.logits * context.student.logits.new_ones(10)).mean()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_an_unusual_term_is_not_refused(name, own_parts, digits):
+    objectives.term("mine", weight=1.0)(UNUSUAL[name])
+    check(student_run(kd_methods=["mine"]), digits)
+
+
+def test_a_term_that_teaches_itself_alone_is_refused(own_parts, digits):
+    objectives.term("mine", weight=1.0)(OwnLayer)
+    with pytest.raises(ValueError, match=r"'mine', .* has no gradient in what the student shows"):
+        check(student_run(kd_methods=["mine"]), digits)
+
+
+def test_a_term_of_logits_alone_is_tried_on_what_is_cached(own_parts, digits):
+    objectives.term("mine", weight=1.0, logits_only=True)(
+        lambda context: (
+            lambda forward: forward.student.logits.mean() - forward.teacher.embedding.mean()
+        )
+    )
+    check(student_run(kd_methods=["mine"], mixup=True), digits)  # seen live
+    with pytest.raises(ValueError, match="'mine', tried on 16 images: AttributeError"):
+        check(student_run(kd_methods=["mine"], augment={}), digits)
+
+
+def test_a_target_source_that_fails_is_named(digits, monkeypatch):
+    monkeypatch.setattr(registry.TARGETS, "_entries", dict(registry.TARGETS._entries))
+
+    @registry.TARGETS.register("broken")
+    class Broken(nn.Module):
+        def __init__(self, context):
+            super().__init__()
+
+        def forward(self, batch):
+            return batch.targets.softmax(1)
+
+    with pytest.raises(ValueError, match=r"target source 'broken', tried on 16 images: .*Error"):
+        check(student_run(kd_methods=["broken"]), digits)
+
+
+def test_every_run_of_the_default_profile_passes_the_check():
+    """Given networks and teachers put together among them."""
+    for part in plan("digits").parts:
+        Lab.of(part.params).check(part.runs)
+
+
 @pytest.mark.parametrize("said", WRONG_TERMS)
 @pytest.mark.parametrize("mixup", [False, True])
 def test_a_term_that_fails_is_named_before_training(said, mixup, own_parts, digits):
     objectives.term("mine", weight=1.0)(lambda context: WRONG_TERMS[said])
     images = "mixed images" if mixup else "images"
-    with pytest.raises(ValueError, match=f"'mine', tried on 4 {images}.*{re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"'mine', tried on 16 {images}.*{re.escape(said)}"):
         check(student_run(kd_methods=["mine"], mixup=mixup), digits)
 
 
@@ -212,7 +304,7 @@ def test_a_label_loss_that_cannot_read_mixed_targets_is_named(own_parts, digits)
         return -logits.log_softmax(1)[torch.arange(len(targets)), targets].mean()
 
     check(student_run(kd_methods=["kd"], student_losses=["hard"]), digits)
-    with pytest.raises(ValueError, match="label loss 'hard', tried on 4 mixed images: IndexError"):
+    with pytest.raises(ValueError, match="label loss 'hard', tried on 16 mixed images: IndexError"):
         check(student_run(kd_methods=["kd"], student_losses=["hard"], mixup=True), digits)
 
 

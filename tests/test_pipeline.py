@@ -25,6 +25,7 @@ from kdlib import (
 )
 from kdlib import registry as parts
 from kdlib.config import fingerprint
+from kdlib.given import network as load_given
 from kdlib.given import read_state
 from kdlib.store import DamagedError, Store, read_row, read_tensors, write_atomic
 
@@ -361,17 +362,29 @@ def test_a_given_teacher_teaches(finished, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module._orig_mod."])
 def test_checkpoints_of_other_projects_are_read(finished, tmp_path, entry, prefix):
     folder, _, run = finished
     state = Store(folder).network(run.teachers[0]).state_dict()
     saved = {f"{prefix}{name}": value for name, value in state.items()}
     path = tmp_path / "theirs.pth"
     torch.save({entry: saved, "epoch": 240, "best_acc": 0.7} if entry else saved, path)
-    _, runs = lab_and_runs(tmp_path / "out", **given(path))
-    found = read_state(runs[0].teachers[0].given)
+    lab, runs = lab_and_runs(tmp_path / "out", **given(path))
+    (teacher,) = runs[0].teachers
+    found = load_given(teacher, lab.record(teacher)).state_dict()
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_statistics_in_the_file_and_in_the_params_must_agree(finished, tmp_path):
+    folder, _, run = finished
+    path = tmp_path / "mine.pth"
+    torch.save(Store(folder).network(run.teachers[0]).state_dict(), path)
+    changes = given(path)
+    changes["teacher_model"]["preprocess"] = {"mean": [0.123], "std": [0.25]}
+    lab, runs = lab_and_runs(tmp_path / "out", **changes)
+    with pytest.raises(ValueError, match=r"mine.pth has another preprocess.mean than its params"):
+        lab.check(runs[0].teachers)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +392,7 @@ def test_checkpoints_of_other_projects_are_read(finished, tmp_path, entry, prefi
     [
         ({"weights": {"fc": torch.zeros(1)}, "epoch": 3}, r"has \['weights', 'epoch'\] beside ten"),
         ([torch.zeros(1)], "holds a list, needs a state dict"),
+        ({0: torch.zeros(1)}, r"has \[0\] beside tensors"),
     ],
 )
 def test_a_file_without_a_state_dict_says_what_it_has(tmp_path, content, said):

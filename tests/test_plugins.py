@@ -109,6 +109,51 @@ def test_another_part_of_a_taken_name_is_refused_and_a_cell_may_run_again(plugin
         registry.TERMS.register("kd")(registry.TERMS["kd"].build)
 
 
+def test_all_of_a_cell_is_in_the_version_of_a_part(plugin):
+    cell = """
+from torch import nn
+from kdlib.registry import MODELS
+
+WIDTH = 16
+
+class Net(nn.Module):
+    pass
+
+@MODELS.register("of_a_cell")
+def of_a_cell(num_classes, in_channels, image_size):
+    return Net()
+"""
+    shell, versions = InteractiveShell.instance(), []
+    try:
+        for text in (cell, cell.replace("16", "32"), cell.replace("    pass", "    deep = True")):
+            shell.run_cell(text).raise_error()
+            versions.append(registry.MODELS["of_a_cell"].version)
+    finally:
+        InteractiveShell.clear_instance()
+    assert len(set(versions)) == 3
+
+
+def test_a_partial_has_the_version_of_the_plugin_that_registers_it(plugin, monkeypatch):
+    entries = dict(registry.LABEL_LOSSES._entries)
+    monkeypatch.setattr(registry.LABEL_LOSSES, "_entries", entries)
+    text = """
+from functools import partial
+from kdlib import losses
+from kdlib.registry import LABEL_LOSSES
+LABEL_LOSSES.register("als_strong")(partial(losses.label_aware_smoothing, head=0.4))
+"""
+    versions = []
+    for name, head in (("one", "0.4"), ("two", "0.9")):
+        path = plugin.with_name(f"{name}.py")
+        path.write_text(text.replace("0.4", head))
+        load_plugin(str(path))
+        versions.append(registry.LABEL_LOSSES._entries.pop("als_strong").version)
+    assert versions[0] != versions[1]
+    plugin.write_text(text + text.splitlines()[-1])
+    with pytest.raises(ValueError, match="label loss 'als_strong' is registered twice"):
+        load_plugin(str(plugin))
+
+
 def test_parts_of_kdlib_have_versions_of_their_own():
     for part in registry.ALL:
         assert all(isinstance(part[name].version, int) for name in part.names())

@@ -693,7 +693,7 @@ def test_hollow_markers_and_thin_lines_are_seen_on_white():
 def test_a_figure_decides_nothing_without_an_interval():
     names = ["lower", "higher", "holds 0", "one seed"]
     table = pd.DataFrame({"name": names})
-    for metric in drawings.AXES:
+    for metric in drawings.EFFECTS:
         table[f"{metric}_effect"] = [-0.2, 0.2, 0.2, -0.2]
         table[f"{metric}_effect_ci95"] = [0.1, 0.1, 0.3, math.nan]
     figure = drawings.factor_effects(table, "title")

@@ -282,7 +282,7 @@ def test_cached_logits_of_teachers_equal_live_ones(digits, monkeypatch):
     (run,) = grid.student_runs(Params(**fixed, kd_methods=["kd"]))
     (teacher,) = train.fit(list(run.teachers), *digits)
     (cached,) = train.fit([run], *digits, [teacher.network])
-    monkeypatch.setattr(objectives, "needs_live", lambda run: True)
+    monkeypatch.setattr(objectives, "caches", lambda run: False)
     (live,) = train.fit([run], *digits, [teacher.network])
     assert (cached.teacher_views, live.teacher_views) == ("cached", "live")
     one, other = (trained.history[0]["train"]["kd"] for trained in (cached, live))

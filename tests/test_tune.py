@@ -84,8 +84,10 @@ def test_the_lines_that_can_be_pasted_are_yaml_of_known_keys(monkeypatch, tmp_pa
     one = case()
     gains = {"compile": 2.0, "cohort_size": 1.5, "precision": 3.0, "jobs": 4.0}
     one.measure = lambda keys: 1.0 / max([1.0, *(gains.get(key, 1.0) for key in keys)])
-    monkeypatch.setattr(tune, "cases", lambda profile, steps: [one])
-    lines = list(tune.tune("any"))
+    asked = []
+    monkeypatch.setattr(tune, "cases", lambda *known, **changes: asked.append(changes) or [one])
+    lines = list(tune.tune("any", batch_size=32))
+    assert asked == [{"batch_size": 32}]
     assert lines[0].startswith("# resnet8_half -> resnet8_half, digits, batch 32, cpu")
     pasted = [line for line in lines if not line.startswith("#")]
     assert [re.split(r"\s+#", line)[0] for line in pasted] == [
@@ -99,6 +101,7 @@ def test_the_lines_that_can_be_pasted_are_yaml_of_known_keys(monkeypatch, tmp_pa
 
 def test_a_profile_has_a_case_for_each_pair_of_networks(monkeypatch):
     found = tune.cases("digits", steps=1)
+    assert all(", batch 16," in one.title for one in tune.cases("digits", 1, batch_size=16))
     titles = [one.title for one in found]
     assert len(set(titles)) == len(titles)
     assert any("->" in title for title in titles)

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from kdlib.registry import whole_or_nothing
+from kdlib.registry import of_plugin
 
 FILE = "kdlib_plugin_"
 
@@ -25,12 +25,23 @@ def load_plugin(name: str) -> str:
     key = f"{FILE}{path}" if is_file else name
     if key not in sys.modules:
         try:
-            with whole_or_nothing():
+            with of_plugin(_content(path if is_file else _origin(name))):
                 _import_file(key, path) if is_file else import_module(name)
         except Exception as error:
             sys.modules.pop(key, None)
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
     return str(path) if is_file else name
+
+
+def _origin(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    return Path(spec.origin) if spec.origin else None  # a folder without __init__.py has none
+
+
+def _content(path: Path | None) -> bytes:
+    return path.read_bytes() if path else b""
 
 
 def _import_file(key: str, path: Path) -> None:

@@ -22,6 +22,7 @@ from kdlib.objectives import (  # noqa: F401 (these register terms)
 from kdlib.objectives.assemble import (
     build,
     build_targets,
+    caches,
     class_sets,
     needs_live,
     needs_side_heads,
@@ -38,6 +39,7 @@ __all__ = [
     "Term",
     "build",
     "build_targets",
+    "caches",
     "check",
     "class_sets",
     "consensus",

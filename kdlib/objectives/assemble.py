@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from kdlib import seeding
-from kdlib.config import Run
+from kdlib.config import Augment, Run
 from kdlib.objectives.base import LABEL, Context, Term
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS, Entry
 
@@ -95,6 +95,13 @@ def needs_live(run: Run) -> bool:
         facts["teachers"] != 0 and not (facts["logits_only"] or facts["keeps_maps"])
         for facts in _facts(run)
     )
+
+
+def caches(run: Run) -> bool:
+    """Whether what a run's teachers say is computed once: the same image gives the same logits in
+    every epoch only where nothing is drawn."""
+    fixed = run.augment == Augment() and not run.mixup_alpha
+    return bool(run.teachers) and fixed and not needs_live(run)
 
 
 def class_sets(run: Run, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:

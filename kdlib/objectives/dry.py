@@ -1,7 +1,8 @@
 """A run's objective tried before any training: built without numbers, computed on made-up ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,12 @@ from torch import Tensor
 from kdlib import models
 from kdlib.config import Run
 from kdlib.data import ImageSet
-from kdlib.objectives.assemble import build, build_targets, class_sets, needs_side_heads
+from kdlib.objectives.assemble import build, build_targets, caches, class_sets, needs_side_heads
 from kdlib.objectives.base import LABEL, Context, Term
-from kdlib.registry import LABEL_LOSSES, MODELS, TERMS
+from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS
 from kdlib.types import Batch, Clock, Forward, Mix, View
 
-IMAGES = 4  # of the made-up batch
+IMAGES = 16  # of the made-up batch, at most
 
 
 def dry_view(
@@ -62,66 +63,129 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
         dry_view(teacher.model, len(known), channels, teacher.input_size(size))
         for teacher, known in zip(run.teachers, sets, strict=True)
     ]
-    context = Context(own, tuple(views), labels, counts, run.seed, sets)
+    dry = _Dry(run, own, views, record, labels)
+    context = Context(
+        dry.student()[0], dry.teachers, labels, counts, run.seed, sets, dry.validation()
+    )
     terms, source = build(run, context), build_targets(run, context)
     if run.recipe is None:  # given, or its teachers put together: nothing is taught
         return
-    batch = _batch(run, record, labels)
-    targets = source(batch) if source else batch.targets
-    teachers = tuple(_numbers(view, len(batch.rows), False) for view in views)
-    forward = Forward(batch, targets, _numbers(own, len(batch.rows), True), teachers)
     for name, term in terms.items():
-        _try(run, name, term, forward)
+        dry.compute(name, term, source, [*terms.values()])
 
 
-def _batch(run: Run, record: ImageSet, labels: Tensor) -> Batch:
-    rows = torch.arange(min(IMAGES, len(labels)))
-    images = torch.zeros(len(rows), record.in_channels, record.image_size, record.image_size)
-    targets, clock = labels[rows], Clock(0, run.recipe.epochs, 0)
-    if not run.mixup_alpha:
-        return Batch(images, targets, rows, clock)
-    mix = Mix(rows.flip(0), torch.tensor(0.7))
-    one_hot = torch.eye(record.num_classes)[targets]
-    targets = mix.lam * one_hot + (1 - mix.lam) * one_hot[mix.permutation]
-    return Batch(images, targets, rows, clock, mix, images)
+class _Dry:
+    """Made-up numbers with the shapes and dtypes that a run's batches and views have."""
 
+    def __init__(
+        self, run: Run, own: View, views: Sequence[View], record: ImageSet, labels: Tensor
+    ):
+        self.run, self.own, self.record = run, own, record
+        size = run.recipe.batch_size if run.recipe else IMAGES
+        count = min(IMAGES, size, len(labels))
+        self.rows = torch.linspace(0, len(labels) - 1, count).long()  # of all classes
+        self.labels = labels[self.rows]
+        self.dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+        self.teachers = tuple(self._numbers(view)[0] for view in views)
 
-def _numbers(view: View, count: int, gradient: bool) -> View:
-    """A view of so many images with the shapes of a dry one."""
-    drawn = torch.Generator().manual_seed(0)
+    def student(self) -> tuple[View, list[Tensor]]:
+        """A view of the student, and what of it can have a gradient."""
+        return self._numbers(self.own, gradient=True)
 
-    def draw(like: Tensor | None) -> Tensor | None:
-        if like is None:
+    def validation(self) -> Callable[[], tuple[Tensor, Tensor]] | None:
+        """As `Context.validation`; no images where a run keeps none."""
+        logits = [view.logits.float() for view in self.teachers]
+        if len({one.shape for one in logits}) != 1:
             return None
-        return torch.rand(count, *like.shape[1:], generator=drawn).requires_grad_(gradient)
+        count = 0 if self.run.val_fraction == 0 else len(self.rows)
+        return lambda: (torch.stack(logits)[:, :count], self.labels[:count])
 
-    def draw_all(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: draw(part) for name, part in parts.items()}
-
-    head = None
-    if view.classify:
-        weight = torch.rand(view.logits.shape[1], view.embedding.shape[1], generator=drawn)
-        head = partial(F.linear, weight=weight)
-    return View(
-        draw(view.logits), draw(view.embedding), draw_all(view.features),
-        draw_all(view.side_logits), draw_all(view.side_features), head,
-    )  # fmt: skip
-
-
-def _try(run: Run, name: str, term: Term, forward: Forward) -> None:
-    """ValueError where a term's loss fails, is not one number or teaches the student nothing."""
-    if name == LABEL:
-        what = f"{LABEL_LOSSES.kind} {run.objective[LABEL]['loss']!r}"
-    else:
-        what = f"{TERMS.kind} {name!r}"
-    images = "mixed images" if run.mixup_alpha else "images"
-    what = f"{what}, tried on {len(forward.batch.rows)} {images}"
-    try:
-        loss = term.loss(forward)
-    except Exception as error:  # of a plugin: whatever it is
-        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
-    if not isinstance(loss, Tensor) or loss.shape != ():
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"{what}, must give a tensor of shape (), their mean loss; got {got}")
-    if term.weight and not loss.requires_grad:
+    def compute(
+        self, name: str, term: Term, source: Callable[[Batch], Tensor] | None, terms: list[Term]
+    ) -> None:
+        """ValueError where a term's loss fails, forward or backward, is not one number, or teaches
+        the student nothing, neither in the first epoch nor in the last."""
+        run, kind = self.run, f"{TERMS.kind} {name!r}"
+        if name == LABEL:
+            kind = f"{LABEL_LOSSES.kind} {run.objective[LABEL]['loss']!r}"
+        what = self._tried(kind)
+        teachers = self._cached(terms) if caches(run) else self.teachers
+        for epoch in dict.fromkeys([0, run.recipe.epochs - 1]):
+            view, leaves = self.student()
+            batch = self._batch(epoch)
+            targets = self._targets(batch, source)
+            try:
+                loss = term.loss(Forward(batch, targets, view, teachers))
+                taught = _has_gradient(loss, leaves)
+            except Exception as error:  # of a plugin: whatever it is
+                raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+            if not isinstance(loss, Tensor) or loss.shape != ():
+                shape = getattr(loss, "shape", None)
+                got = type(loss).__name__ if shape is None else f"shape {tuple(shape)}"
+                raise ValueError(f"{what}, must give their mean loss, a () tensor; got {got}")
+            if taught or not term.weight:
+                return
         raise ValueError(f"{what}, has no gradient in what the student shows")
+
+    def _tried(self, kind: str) -> str:
+        images = "mixed images" if self.run.mixup_alpha else "images"
+        return f"{kind}, tried on {len(self.rows)} {images}"
+
+    def _targets(self, batch: Batch, source: Callable[[Batch], Tensor] | None) -> Tensor:
+        if source is None:
+            return batch.targets
+        try:
+            return source(batch)
+        except Exception as error:  # as above
+            what = self._tried(f"{TARGETS.kind} {next(iter(self.run.targets))!r}")
+            raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+
+    def _batch(self, epoch: int) -> Batch:
+        record, rows, targets = self.record, self.rows, self.labels
+        images = torch.zeros(len(rows), record.in_channels, record.image_size, record.image_size)
+        clock = Clock(epoch, self.run.recipe.epochs, 0)
+        if not self.run.mixup_alpha:
+            return Batch(images, targets, rows, clock)
+        mix = Mix(torch.arange(len(rows)).flip(0), torch.tensor(0.7))
+        one_hot = torch.eye(record.num_classes)[targets]
+        targets = mix.lam * one_hot + (1 - mix.lam) * one_hot[mix.permutation]
+        return Batch(images, targets, rows, clock, mix, images)
+
+    def _cached(self, terms: list[Term]) -> tuple[View, ...]:
+        """What `kdlib.teachers.CachedTeachers` shows of the teachers."""
+        keeps = [keep for term in terms for keep in getattr(term.loss, "keeps", ())]
+        return tuple(
+            View(view.logits, features={keep.name: keep(view) for keep in keeps})
+            for view in self.teachers
+        )
+
+    def _numbers(self, view: View, gradient: bool = False) -> tuple[View, list[Tensor]]:
+        """A view with the shapes of a dry one, and the tensors it is made of."""
+        drawn, leaves = torch.Generator().manual_seed(0), []
+
+        def draw(like: Tensor | None) -> Tensor | None:
+            if like is None:
+                return None
+            numbers = torch.rand(len(self.rows), *like.shape[1:], generator=drawn)
+            leaves.append(numbers.to(self.dtype).requires_grad_(gradient))
+            return leaves[-1].clone()  # in which a loss may write
+
+        def draw_all(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: draw(part) for name, part in parts.items()}
+
+        head = None
+        if view.classify and view.embedding is not None:
+            weight = torch.rand(view.logits.shape[1], view.embedding.shape[1], generator=drawn)
+            head = partial(F.linear, weight=weight)
+        numbers = View(
+            draw(view.logits), draw(view.embedding), draw_all(view.features),
+            draw_all(view.side_logits), draw_all(view.side_features), head,
+        )  # fmt: skip
+        return numbers, leaves
+
+
+def _has_gradient(loss: Any, leaves: Sequence[Tensor]) -> bool:
+    if not isinstance(loss, Tensor) or loss.shape != () or not loss.requires_grad:
+        return False
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return any(part is not None for part in found)

@@ -10,7 +10,7 @@ from kdlib.grid import control_runs, student_runs
 from kdlib.report.tables import CELL, METRICS, cell_label, intervals, present
 from kdlib.store import Row
 
-UNCHANGED, WEIGHT = "none", "weight "
+WEIGHT = "weight "
 
 
 def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def _line(row: Row, params: Params) -> dict:
         "base": _base(params, labels),
         "seed": row["run"]["seed"],
         **labels,
-        "change": ", ".join(f"{key} {value}" for key, value in changed.items()) or UNCHANGED,
+        "change": ", ".join(f"{key} {value}" for key, value in changed.items()) or "none",
         **{name: test.get(name, np.nan) for name in METRICS},
         **{f"val_{name}": val.get(name, np.nan) for name in METRICS},
     }

@@ -6,7 +6,7 @@ choosing it, in pairs of runs equal in everything else, as claims are judged.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdlib.quantities import QUANTITIES, quantity
 from kdlib.registry import TARGETS, TERMS
-from kdlib.report.controls import UNCHANGED, WEIGHT
+from kdlib.report.controls import WEIGHT
 from kdlib.report.pairs import (
     DIGITS,
     Entry,
@@ -24,7 +24,7 @@ from kdlib.report.pairs import (
     scale_key,
     seed_differences,
 )
-from kdlib.report.tables import over_seeds
+from kdlib.report.tables import CELL, over_seeds
 from kdlib.report.text import listed, seeds_note
 from kdlib.studies.published_claims import Claims, Comparison
 
@@ -263,22 +263,27 @@ def _effect(line: dict[str, Any], metric: str) -> str:
     return quantity(metric).amount(*ends)
 
 
-def other_weights(table: pd.DataFrame) -> str:
+def other_weights(table: pd.DataFrame, options: Mapping[str, Any]) -> str:
     """In sentences, how other weights of its methods change accuracy on validation; nothing where
-    none was asked for. table: of `kdlib.report.controls.control_grids`."""
-    told, base, seeds = {}, {}, 0
-    for line in table.to_dict("records"):
-        if line["change"] == UNCHANGED:
-            base = line
-        elif line["change"].startswith(WEIGHT):
-            gap = QUANTITIES["acc"].amount(line["val_acc"] - base["val_acc"])
+    none was asked for. table: of `kdlib.report.controls.control_grids`; options: of its params,
+    which say what each variant varies."""
+    lines = table.to_dict("records")
+    bases = {tuple(line[key] for key in CELL): line for line in lines}
+    told, seeds = {}, set()
+    for line in lines:
+        method = options.get(line["kd_method"], {}).get("of")
+        base = bases.get((method, *(line[key] for key in CELL[1:])))
+        if base is None or not line["change"].startswith(WEIGHT):
+            continue
+        if gap := QUANTITIES["acc"].amount(line["val_acc"] - base["val_acc"]):
             own = told.setdefault(base["cell"], [])
             own.append(f"{gap} at {line['change'].removeprefix(WEIGHT)}")
-            seeds = line["seeds"]
+            seeds.add(line["seeds"])
     if not told:
         return ""
     changes = "; ".join(f"{cell} {listed(own)}" for cell, own in told.items())
+    note = seeds_note(min(seeds)).split(",")[0]
     return (
         "Claims compare the methods at the weights that the grid gives them. At others, accuracy "
-        f"on validation changes by: {changes} ({seeds_note(seeds).split(',')[0]})."
+        f"on validation changes by: {changes} ({'at least ' * (len(seeds) > 1)}{note})."
     )

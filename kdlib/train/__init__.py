@@ -8,7 +8,6 @@ from kdlib.train.graphs import check_replay
 from kdlib.train.loop import (
     VERSION,
     Cohort,
-    caches,
     fit,
     kept_threads,
     learning_rate,
@@ -26,7 +25,6 @@ __all__ = [
     "Progress",
     "Trained",
     "build_network",
-    "caches",
     "check_replay",
     "clock_of",
     "fit",

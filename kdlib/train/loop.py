@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdlib import objectives
 from kdlib.augment import Stream
-from kdlib.config import Augment, Recipe, Run
+from kdlib.config import Recipe, Run
 from kdlib.data import ImageSet, Selection
 from kdlib.teachers import CachedTeachers, FrozenTeachers
 from kdlib.train.graphs import WARM_STEPS, Gpu, Replayed, check_replay
@@ -297,12 +297,5 @@ def _students(
             own = network.eval()(blank)
         sets = objectives.class_sets(run, record.classes)
         context = objectives.Context(own, views, labels, counts, run.seed, sets, validation)
-        students.append(Student(run, network.train(), context, device, caches(run)))
+        students.append(Student(run, network.train(), context, device, objectives.caches(run)))
     return students
-
-
-def caches(run: Run) -> bool:
-    """Whether what a run's teachers say is computed once: the same image gives the same logits in
-    every epoch only where nothing is drawn."""
-    fixed = run.augment == Augment() and not run.mixup_alpha
-    return bool(run.teachers) and fixed and not objectives.needs_live(run)
