@@ -27,6 +27,7 @@ from kdlib import registry as parts
 from kdlib.config import fingerprint
 from kdlib.given import network as load_given
 from kdlib.given import read_state
+from kdlib.quantities import QUANTITIES
 from kdlib.store import DamagedError, Store, read_row, read_tensors, write_atomic
 
 BASE = {
@@ -421,6 +422,12 @@ def test_a_given_teacher_of_another_architecture_is_refused(finished, tmp_path):
     with pytest.raises(ValueError, match=r"mine.safetensors does not fit resnet8: .*expected"):
         lab.complete(runs)
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_every_metric_of_a_row_is_described(finished):
+    _, row, _ = finished
+    names = {name for name in row["metrics"]["test"] if "floor" not in name}
+    assert names <= set(QUANTITIES)
 
 
 def test_a_hostile_checkpoint_is_not_run(tmp_path):
