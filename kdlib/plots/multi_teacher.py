@@ -132,7 +132,8 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
             ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
             ax.set_xlim(left=-smallest / 2)
             ax.xaxis.set_major_formatter("{x:g}")
-            _finish(ax, QUANTITIES[column].axis, "lambda", legend=False)
+            on_test = "test " * (column in GENERALISATION)
+            _finish(ax, f"{on_test}{QUANTITIES[column].axis}", "lambda", legend=False)
         known = [
             name for name in cells if name.endswith("_published") and cells[name].notna().any()
         ]
