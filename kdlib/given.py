@@ -35,7 +35,7 @@ def network(run: Run, record: ImageSet) -> nn.Module:
     if told := given.preprocess:
         built.preprocess = models.Preprocess(told.mean, told.std, built.preprocess.image_size)
         for name, value in own.items():
-            if not torch.equal(value, built.state_dict()[name]):
+            if not torch.equal(value.float(), built.state_dict()[name]):
                 raise ValueError(f"{given.checkpoint} has another {name} than its params tell")
     elif len(own) < len(BUFFERS):
         warn_once(f"{given.checkpoint} has no preprocess: it gets the statistics of {run.data}")
@@ -109,7 +109,7 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _load(network: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Load a user's state dict; its own `preprocess` buffers are welcome but not required."""
+    """Load a state dict that may lack the `BUFFERS`; ValueError naming what else does not fit."""
     own = network.state_dict()
     lacking = sorted(name for name in own if name not in state and name not in BUFFERS)
     unknown = sorted(name for name in state if name not in own)

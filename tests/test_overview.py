@@ -321,6 +321,22 @@ def test_its_page_tells_what_one_choice_inside_a_method_changes(whole):
     assert "inside a method" not in overview.page(whole, "multi_teacher")
 
 
+def test_another_weight_stands_beside_its_own_method_or_not_at_all():
+    def line(method, change, val_acc, seeds=1):
+        cell = {"kd_method": method, "teacher_loss": "ce", "student_loss": "ce", "mixup": False}
+        return cell | {"cell": method, "change": change, "val_acc": val_acc, "seeds": seeds}
+
+    lines = [
+        line("kd_low", "weight 0.2", 0.5),  # the row of kd is not there
+        line("crd", "none", 0.4, 5), line("crd_low", "weight 0.2", 0.46, 5),
+        line("rkd", "none", 0.5), line("rkd_low", "weight 0.25", math.nan),
+    ]  # fmt: skip
+    options = {f"{name}_low": {"of": name} for name in ("kd", "crd", "rkd")}
+    told = practice.other_weights(pd.DataFrame(lines), options)
+    assert told.endswith("changes by: crd +6.00 points at 0.2 (5 seeds).")
+    assert practice.other_weights(pd.DataFrame(lines[:1]), options) == ""
+
+
 def test_what_helped_is_told_at_scales_of_several_seeds():
     claims = load_claims()
     found = overview.Overview(claims, entries(taught(0.1), "cifar_small"), [])

@@ -9,7 +9,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
-from kdlib import Lab, Params, grid, load_student, registry, report
+from kdlib import Lab, Params, given, grid, load_student, registry, report
 from kdlib.config.plugins import load_plugin
 
 PLUGIN = """
@@ -190,6 +190,50 @@ def test_a_plain_network_trained_here_teaches(plugin, tmp_path):
         load_student(stored.stem, tmp_path / "out"),
     )
     assert torch.equal(taught(images).logits, kept(images).logits)
+
+
+def test_names_of_a_plain_network_of_ones_own_are_its_own(plugin, tmp_path):
+    """It may call its layers as kdlib or a wrapper would."""
+    plugin.write_text(
+        PLUGIN
+        + """
+class Odd(nn.Module):
+    def __init__(self, classes, pixels):
+        super().__init__()
+        self.preprocess = nn.Flatten()
+        self.module = nn.Sequential(nn.Linear(pixels, classes))
+
+    def forward(self, images):
+        return self.module(self.preprocess(images))
+
+class Named(Odd):
+    def __init__(self, classes, pixels):
+        super().__init__(classes, pixels)
+        self.preprocess = nn.Sequential(nn.Flatten(), nn.Linear(pixels, pixels))
+
+@MODELS.register("odd")
+def odd(num_classes, in_channels, image_size):
+    return Odd(num_classes, in_channels * image_size**2)
+
+@MODELS.register("named")
+def named(num_classes, in_channels, image_size):
+    return Named(num_classes, in_channels * image_size**2)
+"""
+    )
+    load_plugin(str(plugin))
+    for model in ("odd", "named"):
+        own = registry.MODELS[model].build(10, 1, 8)
+        path = tmp_path / f"{model}.pth"
+        torch.save(own.state_dict(), path)
+        told = {"model": model, "checkpoint": str(path)}
+        told |= {"preprocess": {"mean": [0.5], "std": [0.25]}}
+        params = Params.of(**BASE | {"teacher_model": told, "teacher_losses": ["given"]},
+                           plugins=[str(plugin)])  # fmt: skip
+        lab = Lab.of(params, tmp_path / "out")
+        (teacher,) = grid.student_runs(params)[0].teachers
+        network = given.network(teacher, lab.record(teacher))
+        images = torch.rand(3, 1, 8, 8)
+        assert torch.equal(network(images).logits, own((images - 0.5) / 0.25))
 
 
 @pytest.mark.parametrize("method", ["rkd", "at", "crd"])

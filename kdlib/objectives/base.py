@@ -19,7 +19,7 @@ class Context:
     training row. class_counts: (K,) of the training set as really used. class_sets: for each
     teacher, the student's classes that its logits stand for, in their order. validation: gives the
     teachers' logits (M, N, K) on the validation images and their labels (N,), computed when first
-    asked for; None where there are shapes only.
+    asked for; None where nothing is trained with them.
     """
 
     student: View

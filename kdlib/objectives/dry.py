@@ -1,4 +1,4 @@
-"""A run's objective tried before any training: built without numbers, computed on made-up ones."""
+"""A run's objective tried before any training, on made-up numbers of the right shapes."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -42,8 +42,8 @@ def _dry_view(
 
 
 def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
-    """Build a run's objective from views without numbers, and compute its terms once on a made-up
-    batch, so that what is impossible or fails is refused before any training: ValueError or
+    """Build a run's objective from made-up views, and compute its terms once on a made-up batch, so
+    that what is impossible or fails is refused before any training: ValueError or
     LookupError naming the term, model or size."""
     for name, options in run.objective.items():
         if name != LABEL:
@@ -81,6 +81,7 @@ class _Dry:
         self, run: Run, own: View, views: Sequence[View], record: ImageSet, labels: Tensor
     ):
         self.run, self.own, self.record = run, own, record
+        self.drawn = torch.Generator().manual_seed(0)  # one, for no two views are alike
         size = run.recipe.batch_size if run.recipe else IMAGES
         count = min(IMAGES, size, len(labels))
         self.rows = torch.linspace(0, len(labels) - 1, count).long()  # of all classes
@@ -89,7 +90,7 @@ class _Dry:
         self.teachers = tuple(self._numbers(view)[0] for view in views)
 
     def student(self) -> tuple[View, list[Tensor]]:
-        """A view of the student, and what of it can have a gradient."""
+        """A view of the student, and the tensors of it that may have a gradient."""
         return self._numbers(self.own, gradient=True)
 
     def validation(self) -> Callable[[], tuple[Tensor, Tensor]] | None:
@@ -161,7 +162,7 @@ class _Dry:
 
     def _numbers(self, view: View, gradient: bool = False) -> tuple[View, list[Tensor]]:
         """A view with the shapes of a dry one, and the tensors it is made of."""
-        drawn, leaves = torch.Generator().manual_seed(0), []
+        drawn, leaves = self.drawn, []
 
         def draw(like: Tensor | None) -> Tensor | None:
             if like is None:

@@ -53,7 +53,7 @@ def weigher(context: Context, name: str) -> Weigh:
     and for all: what a teacher has learnt by heart gives it no weight there."""
     if name != ON_VALIDATION:
         return WEIGHTINGS[name]
-    if context.validation is None:  # shapes without numbers
+    if context.validation is None:  # nothing to weigh on
         return _mean
     logits, labels = context.validation()
     if not len(labels):
