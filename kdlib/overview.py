@@ -71,11 +71,6 @@ class Overview:
         return audit.deterministic_tables(self.claims, self.found)["verdicts"]
 
     @cached_property
-    def answer(self) -> list[str]:
-        """Five sentences: one of all claims, one of each study."""
-        return answer(self.claims, self.verdicts)
-
-    @cached_property
     def ledger(self) -> dict[str, list[prices.Line]]:
         """Of each study: what was run, what was not, and what it took and would take."""
         seconds = prices.stored()
@@ -87,10 +82,6 @@ class Overview:
             study: [line for one in self.plans for line in prices.ledger(one, own, seconds)]
             for study, own in stems.items()
         }
-
-    def with_advice(self, study: str, sentence: str) -> str:
-        """A study's sentences and what helped in it, at scales of several seeds."""
-        return " ".join([sentence, *practice.helped(study, self.found, self.claims)])
 
     def figure(self) -> Figure:
         """The effects of the claims that have a verdict, ours and published; digits alone where
@@ -106,14 +97,14 @@ class Overview:
 
 def first_screen(overview: Overview) -> str:
     """The README's answer, in Markdown."""
-    total, *by_study = overview.answer
-    told = map(overview.with_advice, overview.claims.studies, by_study)
-    names = [*map(overview.claims.name, overview.claims.studies)]
-    bold = (text.replace(name, f"**{name}**", 1) for name, text in zip(names, told, strict=True))
+    claims = overview.claims
+    total, *by_study = answer(claims, overview.verdicts, lambda study: study.headline)
+    told = zip(map(claims.name, claims.studies), by_study, strict=True)
+    bold = (text.replace(name, f"**{name}**", 1) for name, text in told)
     sentences = "\n".join(f"{at}. {text}" for at, text in enumerate([total, *bold], start=1))
     lines = [
         {
-            "study": f"[{overview.claims.studies[study].name}]({PAGES}/{study}.md)",
+            "study": f"[{claims.studies[study].name}]({PAGES}/{study}.md)",
             "runs done (hours of one core, beside other work)": _by_profile(lines, "done", "spent"),
             "not run (hours of a free core)": _by_profile(
                 [line for line in lines if not line.profile.startswith(DIGITS)], "missing", "left"
@@ -154,19 +145,20 @@ def _hours(hours: float) -> str:
 
 
 def page(overview: Overview, study: str) -> str:
-    """A study's page: its sentences, its options for who has to choose, its claims, what was not
-    run and what that would cost, in Markdown."""
-    place = list(overview.claims.studies).index(study) + 1
-    source = overview.claims.studies[study].source
+    """A study's page: how its verdicts are read, what helped, its options for who has to choose,
+    its claims, what was not run and what that would cost, in Markdown."""
+    claims = overview.claims
+    told = dict(zip(claims.studies, answer(claims, overview.verdicts)[1:], strict=True))
     parts = [
-        f"# {overview.claims.name(study)}: results",
+        f"# {claims.name(study)}: results",
         WRITTEN,
-        overview.answer[place],
+        told[study],
+        *practice.helped(study, overview.found, claims),
         "## What to choose",
         *_advice(overview, study),
         "## The claims",
-        f"Published in {source}. [How claims are judged, and what went wrong in published code]"
-        f"({AUDIT}).",
+        f"Published in {claims.studies[study].source}. [How claims are judged, and what went wrong "
+        f"in published code]({AUDIT}).",
         *_claims(overview, study),
         *_knobs(overview, study),
         *_lengths(overview, study),
@@ -189,8 +181,7 @@ def _advice(overview: Overview, study: str) -> list[str]:
 def _claims(overview: Overview, study: str) -> list[str]:
     """A study's claims: at each scale but digits what our runs say, and behind it all else."""
     verdicts = overview.verdicts[overview.verdicts["study"] == study]
-    shown = audit.readable(overview.claims, verdicts).drop(columns="claim")
-    shown = shown.rename(columns={"in words": "claim"})
+    shown = audit.readable(overview.claims, verdicts)
     shown["ours"] = (shown["metric"] + " " + shown["ours"]).where(shown["ours"] != "", "")
     shown["published"] = shown["published"].where(shown["published"] != "", "no number")
     run = ~verdicts["verdict"].isin([ILLUSTRATION, NOT_RUN])
@@ -200,12 +191,16 @@ def _claims(overview: Overview, study: str) -> list[str]:
                 "derived", "rests on", "source"]  # fmt: skip
         parts += [
             f"### {scale}",
-            markdown(own[["claim", "verdict", "ours", "after a fit", "published"]]),
+            markdown(
+                own[["in words", "verdict", "ours", "after a fit", "published"]].rename(
+                    columns={"in words": "claim"}
+                )
+            ),
             f"<details><summary>{' '.join(DETAILS.split())}</summary>",
             markdown(own[[name for name in more if (own[name] != "").any()]]),
             "</details>",
         ]
-    waiting = shown.loc[verdicts["verdict"] == NOT_RUN, "claim"]
+    waiting = shown.loc[verdicts["verdict"] == NOT_RUN, "in words"]
     return parts + ["Not run:\n\n" + "\n".join(f"- {claim}" for claim in waiting)] * bool(
         len(waiting)
     )

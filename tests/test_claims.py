@@ -329,7 +329,7 @@ def one_claim(**judged):
         "notebook": "02_students", "profiles": ["cifar_small"], "metric": "acc", "side": "higher",
         "level": {"kd_method": "crd"}, "versus": {"kd_method": "kd"},
     } | judged  # fmt: skip
-    claim = {"id": "crd", "study": "kd_calibration", "source": "s", "claim": "c",
+    claim = {"id": "crd", "short": "c", "study": "kd_calibration", "source": "s", "claim": "c",
              "published": {"says": "nothing"}, "judged_by": values}  # fmt: skip
     claims = TypeAdapter(Claims).validate_python({
         "margins": {"acc": 0.005, "ece": 0.005, "fidelity.centroid_probs": 0.0}, "seeds": 5,
@@ -716,13 +716,13 @@ def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     lines = audit.forest_lines(claims, verdicts)
     (axes,) = forest(lines, "title").axes
     effects = verdicts.dropna(subset="effect")
-    words = {claim.id: claim.id.replace("_", " ") for claim in claims.claims}
+    words = {claim.id: claim.short for claim in claims.claims}
     drawn = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
     assert drawn == [words[name] for name in effects["id"]]
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
               if line.get_marker() == "o"}  # fmt: skip
-    at = dict(zip(drawn, axes.get_yticks(), strict=True))
-    assert points[at[words["crd_accuracy"]]] == pytest.approx(0.03 / 0.005)
+    places = dict(zip(drawn, axes.get_yticks(), strict=True))
+    assert points[places[words["crd_accuracy"]]] == pytest.approx(0.03 / 0.005)
     own = lines.set_index("label").loc[words["crd_calibration"]]
     assert own["effect"] == pytest.approx(6)  # ECE is 1 - acc there: lower is the claim
     assert own["published"] == pytest.approx(0.0048 / 0.005, abs=0.02)
@@ -730,7 +730,8 @@ def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     rests = {claim.id: claim.rests_on for claim in claims.claims}
     assert diamonds == ["0.7" if rests[name] else "0.25" for name in effects["id"]]
     told = [text.get_text() for text in axes.texts]
-    assert "KD x calibration: cifar10 IF 100, resnet20 -> resnet8, 40 epochs, n = 5" in told
+    at = told.index("KD x calibration")
+    assert told[at + 1] == "cifar10 IF 100, resnet20 -> resnet8, 40 epochs, n = 5"
     half = effects.set_index("id").loc["crd_accuracy", "effect_ci95"]
     assert f"accuracy +3.00 ± {100 * half:.2f} points" in told
     assert f"ECE -0.0300 ± {half:.4f}" in told
@@ -743,7 +744,9 @@ def test_a_claim_of_not_worse_has_its_margin_on_the_other_side(claims):
     other = line | {"scale": "there", "effect_ci95": math.nan, "verdict": "1 seed: no verdict"}
     lines = audit.forest_lines(claims, pd.DataFrame([line, other]))
     assert lines[["effect", "half", "margin"]].iloc[0].tolist() == pytest.approx([-4, 2, -1])
-    assert [text.rsplit("(", 1)[1] for text in lines["label"]] == ["here)", "there)"]
+    usual, differs = lines["label"]
+    assert differs == f"{usual} (there)"
+    assert set(lines["heading"]) == {"KD x calibration\nn = 5, here unless said"}
     (axes,) = forest(lines, "title").axes
     assert len({*axes.get_yticks()}) == 2
 

@@ -200,7 +200,7 @@ def accuracies(rows, method):
 
 def test_a_study_that_was_run_is_told_with_its_numbers_and_the_others_are_not_run(some):
     found, rows = some
-    total, kd, own, several, overlapping = found.answer
+    total, kd, own, several, overlapping = answers.answer(found.claims, found.verdicts)
     for text, number in ((kd, 14), (several, 8), (overlapping, 8)):
         assert f"none of {number} claims is run" in text
     gaps = [a - b for a, b in zip(accuracies(rows, "dmfl"), accuracies(rows, "none"), strict=True)]
@@ -255,22 +255,21 @@ def test_without_a_reading_the_clearest_claims_are_told(some):
 
 def test_a_reading_names_claims_of_its_study_and_waits_for_their_verdicts(some):
     found, _ = some
-    studies = found.claims.studies
-
-    def read(text):
-        own = studies["self_distillation"].model_copy(update={"reading": text})
-        changed = found.claims.model_copy(update={"studies": studies | {"self_distillation": own}})
-        return answers.reading(changed, "self_distillation", found.verdicts)
-
     (line,) = found.verdicts[found.verdicts["id"] == "pskd_accuracy"].to_dict("records")
-    assert read("So {pskd_accuracy}.") == f"So {answers.effect(line)}."
-    content = found.claims.model_dump()
-    for text, hint in (("{pskd_acuracy}", "'pskd_acuracy', did you mean"), ("{crd_accuracy}", "")):
-        content["studies"]["self_distillation"]["reading"] = text
+    told = answers.told_of("So\n  {pskd_accuracy}.", found.verdicts)
+    assert told == f"So {answers.effect(line)}."
+    for key, text, hint in (
+        ("reading", "{pskd_acuracy}", "'pskd_acuracy', did you mean"),
+        ("reading", "{crd_accuracy}", ""),
+        ("headline", "{crd_accuracy}", ""),
+    ):
+        content = found.claims.model_dump()
+        content["studies"]["self_distillation"][key] = text
         with pytest.raises(ValueError, match=f"self_distillation: unknown claim {hint}"):
             Claims(**content)
     few = found.verdicts.assign(verdict="4 seeds: no verdict")
-    assert answers.reading(found.claims, "self_distillation", few) == ""
+    told = found.claims.studies["self_distillation"].reading
+    assert answers.told_of(told, few) == ""
 
 
 def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
@@ -340,11 +339,30 @@ def test_another_weight_stands_beside_its_own_method_or_not_at_all():
 def test_what_helped_is_told_at_scales_of_several_seeds():
     claims = load_claims()
     found = overview.Overview(claims, entries(taught(0.1), "cifar_small"), [])
-    assert found.with_advice("kd_calibration", "Said.").startswith("Said. What helped: CRD from ")
+    assert "\n\nWhat helped: CRD from " in overview.page(found, "kd_calibration")
     one = [each for each in taught(0.1) if each["run"]["seed"] == 0]  # too few for a verdict
     found = overview.Overview(claims, entries(one, "cifar_small"), [])
-    assert found.with_advice("kd_calibration", "Said.") == "Said."
-    assert found.with_advice("multi_teacher", "Said.") == "Said."
+    for study in ("kd_calibration", "multi_teacher"):
+        assert "What helped" not in overview.page(found, study)
+
+
+def test_the_first_screen_has_a_sentence_a_study_and_its_page_the_reading(some):
+    found, _ = some
+    study = found.claims.studies["self_distillation"]
+    headline, reading = (
+        answers.told_of(text, found.verdicts) for text in (study.headline, study.reading)
+    )
+    screen = overview.first_screen(found)
+    lines = re.findall(r"^\d\. (.*)$", screen, re.MULTILINE)
+    assert len(lines) == 5
+    assert lines[2].startswith("**Self-distillation** (cifar100, ")
+    assert lines[2].endswith(f". {headline}")
+    page = overview.page(found, "self_distillation")
+    assert reading in page
+    assert reading not in screen
+    for one in found.claims.studies.values():  # one sentence
+        assert one.headline.strip().endswith(".")
+        assert ". " not in one.headline
 
 
 def test_a_run_of_the_default_profile_changes_nothing(tmp_path):
@@ -358,8 +376,9 @@ def test_a_run_of_the_default_profile_changes_nothing(tmp_path):
 
 def test_where_nothing_was_run():
     found = overview.Overview(load_claims(), [], [])
-    assert found.answer[0].startswith("None of 40 claims of 4 public studies is run")
-    assert len(found.answer) == 5
+    told = answers.answer(found.claims, found.verdicts)
+    assert told[0].startswith("None of 40 claims of 4 public studies is run")
+    assert len(told) == 5
     assert (found.verdicts["verdict"] == NOT_RUN).all()
 
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
 
 COLOURS = {"holds": BLUE, "does not hold": RED, "undecided": GREY}
-WIDTH = 60  # letters of a label's line
+WIDTH = 70  # letters of a label's line
 INCHES = 0.16  # a line of text
 # Whether it went through a mistake: how a published effect is drawn.
 PUBLISHED = {
@@ -24,19 +24,21 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     """One line an effect in multiples of its claim's margin, positive on the claimed side, so that
     metrics share an axis: linear inside one margin, logarithmic beyond it.
 
-    lines (`kdlib.report.audit.forest_lines`): heading (of a group), label, told (the effect in its
-    unit), verdict; effect, half (of its interval; NaN for none), margin (1, or -1 where the claim
-    is "not worse by more than"), published (NaN for none), mistaken (it went through a mistake). A
-    tick is the margin, a diamond the published effect, pale where it is mistaken, a hollow point an
-    effect without a verdict.
+    lines (`kdlib.report.audit.forest_lines`): heading (of a group, in two lines), label, told (the
+    effect in its unit), verdict; effect, half (of its interval; NaN for none), margin (1, or -1
+    where the claim is "not worse by more than"), published (NaN for none), mistaken (it went
+    through a mistake). A tick is the margin, a diamond the published effect, pale where it is
+    mistaken, a hollow point an effect without a verdict.
     """
     places, headings, height = _places(lines)
     with canvas(1, (10.0, 1.6 + INCHES * height)) as (figure, axes):
         for place, line in zip(places, lines.to_dict("records"), strict=True):
             _line(axes, place, line)
         for place, heading in headings.items():
-            axes.text(-0.01, place, heading, transform=axes.get_yaxis_transform(), va="center",
-                      ha="right", fontsize=LABEL, fontweight="bold")  # fmt: skip
+            name, _, scale = heading.partition("\n")
+            for row, text, weight in ((0, name, "bold"), (1, scale, "normal")):
+                axes.text(-0.01, place + row, text, transform=axes.get_yaxis_transform(),
+                          va="center", ha="right", fontsize=LABEL, fontweight=weight)  # fmt: skip
         axes.axvline(0, color="0.4", lw=0.8)
         axes.axvspan(-1, 1, color="0.95", zorder=0)
         axes.set_xscale("symlog", linthresh=1, linscale=0.7)
@@ -51,13 +53,14 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
 
 
 def _places(lines: pd.DataFrame) -> tuple[list[float], dict[float, str], float]:
-    """Where each line stands, from the top in lines of text, and each heading; how many there
-    are."""
+    """Where each line stands, from the top in lines of text, and the first line of each heading;
+    how many there are."""
     places, headings, height, before = [], {}, 0.0, None
     for line in lines.to_dict("records"):
         if line["heading"] != before:
-            headings[height + 0.4 * bool(places)] = before = line["heading"]
-            height += 1.6 + 0.4 * bool(places)
+            height += 0.6 * bool(places)
+            headings[height] = before = line["heading"]
+            height += 2.4
         rows = _wrapped(line["label"]).count("\n") + 1
         places.append(height + (rows - 1) / 2)
         height += rows + 0.55

@@ -1,4 +1,4 @@
-"""What the verdicts come to, in five sentences: one of all claims, one of each study."""
+"""What the verdicts come to: a sentence of all claims, then what is read of each study."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from kdlib.quantities import quantity
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
-from kdlib.studies.published_claims import Claims
+from kdlib.studies.published_claims import Claims, Study, named
 
 LEVEL = 0.05
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
@@ -46,19 +46,21 @@ def _standing(found: set[str]) -> str:
     return decided or (NOT_RUN if found == {NOT_RUN} else FEW)
 
 
-def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
-    """A sentence of all claims, then sentences of each study: how many hold, do not, are undecided
-    or not run, and how that is read (`reading`); without a reading the clearest with its effect and
-    interval, beside the published effect."""
+def answer(
+    claims: Claims,
+    verdicts: pd.DataFrame,
+    read: Callable[[Study], str] = lambda study: study.reading,
+) -> list[str]:
+    """A sentence of all claims, then of each study: how many hold, do not, are undecided or not
+    run, and how that is read, at length or, with its `headline`, in one sentence; where it is not
+    read the clearest with its effect and interval, beside the published effect."""
     table = standings(claims, verdicts)
     total = _counts(table, f"claims of {len(claims.studies)} public studies")
     total += _failed(table) + _after_holm(table)
     total += "; a verdict is about the scale it was measured at, and no more."
     return [total] + [
-        _of_study(
-            claims.name(study), table[table["study"] == study], reading(claims, study, verdicts)
-        )
-        for study in claims.studies
+        _of_study(claims.name(name), table[table["study"] == name], told_of(read(study), verdicts))
+        for name, study in claims.studies.items()
     ]
 
 
@@ -198,8 +200,8 @@ def another(line: Any, name: str) -> str:
 
 
 class Told:
-    """The effect of a claim at each of its scales, for a study's `reading`: as it is, `fitted` and
-    `beside`."""
+    """The effect of a claim at each of its scales, for a headline or a reading: as it is, `fitted`
+    and `beside`."""
 
     def __init__(self, lines: pd.DataFrame):
         scales = list(lines["scale"])
@@ -217,17 +219,14 @@ class Told:
         return self._join(effect)
 
 
-def reading(claims: Claims, study: str, verdicts: pd.DataFrame) -> str:
-    """How a study's verdicts are read, with the effects of its claims; nothing where a claim that
-    it names has no verdict."""
-    own = claims.studies[study]
+def told_of(text: str, verdicts: pd.DataFrame) -> str:
+    """A study's headline or reading with the effects of the claims it names; nothing where one of
+    them has no verdict."""
     judged = verdicts[verdicts["verdict"].isin([HOLDS, FAILS, UNDECIDED])]
-    found = {name: judged[judged["id"] == name] for name in own.named}
+    found = {name: judged[judged["id"] == name] for name in named(text)}
     if any(lines.empty for lines in found.values()):
         return ""
-    return " ".join(
-        own.reading.format(**{name: Told(lines) for name, lines in found.items()}).split()
-    )
+    return " ".join(text.format(**{name: Told(lines) for name, lines in found.items()}).split())
 
 
 def verdict(line: Any) -> str:

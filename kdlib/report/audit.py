@@ -77,7 +77,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
         drawn,
         html.table(narrow[decided], TABLE),
         html.folded("In each setting", html.note(SETTINGS),
-                    html.table(readable_settings(tables["settings"]))),
+                    html.table(readable_settings(claims, tables["settings"]))),
         html.folded("On digits, as an illustration", html.table(narrow[~decided])),
         html.heading("The claims, and what their own numbers support"),
         html.note(SUPPORT),
@@ -132,7 +132,7 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
         claim, written = by_id[line["id"]], quantity(line["metric"])
         published = literature.SIGN[line["side"]] * line["published_effect"]
         lines.append({
-            "claim": _name(claim.id),
+            "claim": claim.short,
             "verdict": verdict(line),
             "published": written.amount(published),
             "ours": effect(line),
@@ -155,10 +155,10 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, index=verdicts.index)
 
 
-def readable_settings(settings: pd.DataFrame) -> pd.DataFrame:
+def readable_settings(claims: Claims, settings: pd.DataFrame) -> pd.DataFrame:
     """The effect of each claim in each setting, for readers."""
     return settings.assign(
-        id=settings["id"].map(_name),
+        id=settings["id"].map({claim.id: claim.short for claim in claims.claims}),
         effect=[effect(line) for line in settings.to_dict("records")],
         metric=[quantity(metric).word for metric in settings["metric"]],
     ).drop(columns="effect_ci95")
@@ -166,26 +166,31 @@ def readable_settings(settings: pd.DataFrame) -> pd.DataFrame:
 
 def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The lines of `kdlib.plots.claims.forest`, of all verdicts that have an effect: claim by
-    claim under its study and what all its lines were measured on."""
-    mistaken = {claim.id: bool(claim.rests_on) for claim in claims.claims}
+    claim under its study and what most of its lines were measured on."""
+    by_id = {claim.id: claim for claim in claims.claims}
     measured = verdicts.dropna(subset="effect")
     lines = []
     for study in claims.studies:
         own = measured[measured["study"] == study]
+        if own.empty:
+            continue
         scales = own["scale"] + ", n = " + own["seeds"].astype(int).astype(str)
-        shared, apart = split(list(scales.unique())) if len(own) else ("", {})
-        for where, line in zip(scales, own.to_dict("records"), strict=True):
+        shared, apart = split(list(scales.unique()))
+        usual = apart[scales.mode()[0]]
+        where = ", ".join(filter(None, [shared, usual and f"{usual} unless said"]))
+        for scale, line in zip(scales, own.to_dict("records"), strict=True):
             sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
+            told = f" ({apart[scale]})" if apart[scale] != usual else ""
             lines.append({
-                "heading": f"{claims.name(study)}: {shared}",
-                "label": _name(line["id"]) + (f" ({apart[where]})" if apart[where] else ""),
+                "heading": f"{claims.name(study)}\n{where}",
+                "label": by_id[line["id"]].short + told,
                 "told": f"{quantity(line['metric']).word} {effect(line)}",
                 "verdict": line["verdict"],
                 "effect": sign * line["effect"] / margin,
                 "half": line["effect_ci95"] / margin,
                 "margin": sign * line["margin"] / margin,
                 "published": line["published_effect"] / margin,
-                "mistaken": mistaken[line["id"]],
+                "mistaken": bool(by_id[line["id"]].rests_on),
             })  # fmt: skip
     return pd.DataFrame(lines)
 
@@ -196,15 +201,11 @@ def told(claims: Claims, study: str) -> list[str]:
     texts = []
     for claim in claims.of(study):
         pairs = "; ".join(literature.sentences(claim.published.analyses)) or "no table to read"
-        text = f"{_name(claim.id)}: {claim.claim} Source: {claim.source}. As published: "
+        text = f"{claim.claim} Source: {claim.source}. As published: "
         text += f"{claim.published.says} In pairs: {pairs}."
         mistakes = "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on)
         texts.append(text + f" The numbers went through: {mistakes}." * bool(mistakes))
     return texts
-
-
-def _name(claim: str) -> str:
-    return claim.replace("_", " ")
 
 
 def demonstrations() -> list[str]:

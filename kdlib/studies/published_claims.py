@@ -78,11 +78,13 @@ class Comparison(Strict):
 
 
 class Claim(Strict):
-    """One claim of one source. derived: no sentence of the source says it, it follows from one or
-    is what an experiment asks. rests_on: names of `kdlib.report.demonstrations`, the mistakes of
-    published code that its published numbers went through."""
+    """One claim of one source. short: in a few words, for figures. derived: no sentence of the
+    source says it, it follows from one or is what an experiment asks. rests_on: names of
+    `kdlib.report.demonstrations`, the mistakes of published code that its published numbers went
+    through."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    short: Annotated[str, Field(min_length=1, max_length=60)]
     study: str
     source: str
     claim: str
@@ -93,18 +95,19 @@ class Claim(Strict):
 
 
 class Study(Strict):
-    """A published study: a name for readers, where it was published, and how we read its verdicts
-    (`kdlib.report.answers.reading` fills in the effects that it names)."""
+    """A published study: a name for readers, where it was published, and how we read its verdicts,
+    in a sentence and at length (`kdlib.report.answers.told_of` fills in the effects named)."""
 
     name: str
     source: str
+    headline: str = ""
     reading: str = ""
 
-    @property
-    def named(self) -> set[str]:
-        """The ids of the claims that its reading names."""
-        fields = (field for _, field, _, _ in string.Formatter().parse(self.reading))
-        return {field.partition(".")[0] for field in fields if field}
+
+def named(text: str) -> set[str]:
+    """The ids of the claims whose effects a headline or a reading names in braces."""
+    fields = (field for _, field, _, _ in string.Formatter().parse(text))
+    return {field.partition(".")[0] for field in fields if field}
 
 
 class Claims(Strict):
@@ -129,7 +132,7 @@ class Claims(Strict):
             self.margin(claim)
         for name, study in self.studies.items():
             known = [claim.id for claim in self.of(name)]
-            if unknown := study.named.difference(known):
+            if unknown := (named(study.headline) | named(study.reading)).difference(known):
                 hint = suggest(min(unknown), known)
                 raise ValueError(f"studies.{name}: unknown claim {min(unknown)!r}, {hint}")
         return self
