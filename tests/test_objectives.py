@@ -268,19 +268,56 @@ def test_a_term_of_logits_alone_is_tried_on_what_is_cached(own_parts, digits):
         check(student_run(kd_methods=["mine"], augment={}), digits)
 
 
-def test_a_target_source_that_fails_is_named(digits, monkeypatch):
+class Soft(nn.Module):
+    """A target source as it should be."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.classes = len(context.class_counts)
+
+    def forward(self, batch):
+        return nn.functional.one_hot(batch.targets, self.classes).float()
+
+    def observe(self, batch, network, view):
+        self.seen = network(batch.images).logits + view.logits
+
+
+class NoTargets(Soft):
+    def forward(self, batch):
+        return batch.targets.softmax(1)
+
+
+class OfOtherShape(Soft):
+    def forward(self, batch):
+        return super().forward(batch)[:, 1:]
+
+
+class Unseeing(Soft):
+    observe = None
+
+
+class Missing(Soft):
+    def observe(self, batch, network, view):
+        self.seen = view.past
+
+
+WRONG_SOURCES = {
+    NoTargets: "IndexError", OfOtherShape: "shape (16, 9), needs (16, 10)",
+    Unseeing: "TypeError", Missing: "AttributeError: 'View' object has no attribute 'past'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", WRONG_SOURCES)
+def test_a_target_source_that_fails_is_named(source, digits, monkeypatch):
+    """What it gives, and what it does when the student has been asked."""
     monkeypatch.setattr(registry.TARGETS, "_entries", dict(registry.TARGETS._entries))
-
-    @registry.TARGETS.register("broken")
-    class Broken(nn.Module):
-        def __init__(self, context):
-            super().__init__()
-
-        def forward(self, batch):
-            return batch.targets.softmax(1)
-
-    with pytest.raises(ValueError, match=r"target source 'broken', tried on 16 images: .*Error"):
-        check(student_run(kd_methods=["broken"]), digits)
+    registry.TARGETS.register("mine")(Soft)
+    check(student_run(kd_methods=["mine"]), digits)
+    monkeypatch.delitem(registry.TARGETS._entries, "mine")
+    registry.TARGETS.register("mine")(source)
+    said = rf"target source 'mine', tried on 16 images.*{re.escape(WRONG_SOURCES[source])}"
+    with pytest.raises(ValueError, match=said):
+        check(student_run(kd_methods=["mine"]), digits)
 
 
 def test_every_run_of_the_default_profile_passes_the_check():

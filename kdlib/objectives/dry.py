@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlib import models
 from kdlib.config import Run
@@ -135,11 +135,16 @@ class _Dry:
     def _targets(self, batch: Batch, source: Callable[[Batch], Tensor] | None) -> Tensor:
         if source is None:
             return batch.targets
+        what = self._tried(f"{TARGETS.kind} {next(iter(self.run.targets))!r}")
         try:
-            return source(batch)
+            targets = source(batch)
+            source.observe(batch, _Shown(self), self.student()[0])
         except Exception as error:  # as above
-            what = self._tried(f"{TARGETS.kind} {next(iter(self.run.targets))!r}")
             raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+        shape, needed = tuple(targets.shape), (len(self.rows), self.own.logits.shape[1])
+        if shape not in (needed, needed[:1]):
+            raise ValueError(f"{what}, gives targets of shape {shape}, needs {needed}")
+        return targets
 
     def _batch(self, epoch: int) -> Batch:
         record, rows, targets = self.record, self.rows, self.labels
@@ -183,6 +188,17 @@ class _Dry:
             draw_all(view.side_logits), draw_all(view.side_features), head,
         )  # fmt: skip
         return numbers, leaves
+
+
+class _Shown(nn.Module):
+    """In the student's place, for a target source that asks it once more."""
+
+    def __init__(self, dry: _Dry):
+        super().__init__()
+        self.dry = dry
+
+    def forward(self, images: Tensor) -> View:
+        return self.dry.student()[0]
 
 
 def _has_gradient(loss: Any, leaves: Sequence[Tensor]) -> bool:
