@@ -117,7 +117,9 @@ QUANTITIES = {
     "nll_after": Quantity("NLL after one temperature", "NLL after T", 3, "nats", -1),
     "ece_after": Quantity("ECE after one temperature", "ECE after T", 4, better=-1),
     # Fidelity: closer is no better in itself.
-    "centroid_probs": _kl("KL to the teachers' mean", "KL to centroid of probabilities"),
+    "centroid_probs": _kl(
+        "KL to the teachers' mean probabilities", "KL to centroid of probabilities"
+    ),
     "centroid_logits": _kl("KL to the teachers' mean logits", "KL to centroid of logits"),
     "mean_individual": _kl("mean KL to a teacher", "mean individual KL"),
     "individual": _kl("KL to the teacher", "individual KL"),

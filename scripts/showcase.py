@@ -24,7 +24,11 @@ BLOCK = re.compile(
 def files(found: overview.Overview) -> dict[Path, str]:
     """Every text that is generated, by its path."""
     study = ROOT / "results" / overview.SHOWCASE / "03_calibration_study"
-    blocks = {"answer": overview.first_screen(found), "cells": overview.cells(found, study)}
+    blocks = {
+        "answer": overview.first_screen(found),
+        "runs": overview.runs(found),
+        "cells": overview.cells(found, study),
+    }
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
     folder = ROOT / overview.PAGES
@@ -53,8 +57,9 @@ def main() -> None:
     claims.with_suffix(".svg").unlink()
     for folder in sections():
         print(audit.write(found.claims, found.found, folder).relative_to(ROOT))
-    study = ROOT / "results" / overview.SHOWCASE / "03_calibration_study"
-    shutil.copy(study / "figures" / "acc_vs_ece.png", ROOT / overview.CELLS)
+    study = f"{overview.SHOWCASE}/03_calibration_study"
+    for folder, picture in ((overview.LEAD, overview.AFTER), (study, overview.CELLS)):
+        shutil.copy(ROOT / "results" / folder / "figures" / Path(picture).name, ROOT / picture)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from scipy import stats
 
 from kdlib import config, grid, plan, plots, registry, report
-from kdlib.plots.claims import forest
+from kdlib.plots.claims import REVERSED, forest
 from kdlib.registry import STUDIES
 from kdlib.report import answers, audit, literature
 from kdlib.report import claims as judging
@@ -710,6 +710,12 @@ def test_published_effects_come_in_our_units_and_towards_the_claim(claims):
     assert math.isnan(found["temperature_four"])
 
 
+def drawn_in(axes, *markers):
+    """Height on the page -> place on the axis, of the points of these shapes."""
+    return {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
+            if line.get_marker() in markers and not np.isnan(line.get_xdata()[0])}  # fmt: skip
+
+
 def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     found = entries(grid_rows(0.03, 0.005))
     verdicts = audit.deterministic_tables(claims, found)["verdicts"]
@@ -719,22 +725,39 @@ def test_the_forest_has_a_line_for_every_effect_in_margins(claims):
     words = {claim.id: claim.short for claim in claims.claims}
     drawn = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
     assert drawn == [words[name] for name in effects["id"]]
-    points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
-              if line.get_marker() == "o"}  # fmt: skip
-    places = dict(zip(drawn, axes.get_yticks(), strict=True))
+    points, places = drawn_in(axes, ">", "o", "<"), dict(zip(drawn, axes.get_yticks(), strict=True))
     assert points[places[words["crd_accuracy"]]] == pytest.approx(0.03 / 0.005)
     own = lines.set_index("label").loc[words["crd_calibration"]]
     assert own["effect"] == pytest.approx(6)  # ECE is 1 - acc there: lower is the claim
     assert own["published"] == pytest.approx(0.0048 / 0.005, abs=0.02)
     diamonds = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
     rests = {claim.id: claim.rests_on for claim in claims.claims}
-    assert diamonds == ["0.7" if rests[name] else "0.25" for name in effects["id"]]
+    assert diamonds == ["0.4" if rests[name] else "0.15" for name in effects["id"]]
     told = [text.get_text() for text in axes.texts]
     at = told.index("KD x calibration")
     assert told[at + 1] == "cifar10 IF 100, resnet20 -> resnet8, 40 epochs, n = 5"
     half = effects.set_index("id").loc["crd_accuracy", "effect_ci95"]
-    assert f"accuracy +3.00 ± {100 * half:.2f} points" in told
-    assert f"ECE -0.0300 ± {half:.4f}" in told
+    assert f"accuracy +3.00 ± {100 * half:.2f} points (margin 0.50)" in told
+    assert f"ECE -0.0300 ± {half:.4f} (margin 0.0050)" in told
+
+
+def test_the_forest_shows_what_a_fit_leaves_and_the_ends_over_settings(claims):
+    """In margins, towards the claim; the shape tells a verdict, and a reversed one."""
+    line = {"id": "crd_calibration", "study": "kd_calibration", "metric": "ece", "side": "lower",
+            "scale": "here", "seeds": 5.0, "effect": -0.02, "effect_ci95": 0.01, "margin": -0.005,
+            "published_effect": 0.01, "verdict": HOLDS, "fitted": 0.001, "fitted_ci95": 0.002,
+            "lowest": -0.04, "highest": 0.005}  # fmt: skip
+    turned = line | {"id": "crd_accuracy", "metric": "acc", "side": "higher", "margin": 0.005,
+                     "effect": -0.02, "verdict": FAILS, "fitted": math.nan}  # fmt: skip
+    lines = audit.forest_lines(claims, pd.DataFrame([line, turned]))
+    first = lines.iloc[0]
+    assert first[["fitted", "fitted_half"]].tolist() == pytest.approx([-0.2, 0.4])
+    assert first[["lowest", "highest", "effect"]].tolist() == pytest.approx([8, -1, 4])
+    assert lines["verdict"].tolist() == [HOLDS, REVERSED]
+    (axes,) = forest(lines, "title").axes
+    assert list(drawn_in(axes, ">").values()) == pytest.approx([4])
+    assert list(drawn_in(axes, "<").values()) == pytest.approx([-4])
+    assert list(drawn_in(axes, "s").values()) == pytest.approx([-0.2])
 
 
 def test_a_claim_of_not_worse_has_its_margin_on_the_other_side(claims):

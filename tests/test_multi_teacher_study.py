@@ -538,7 +538,8 @@ def test_panels_are_as_many_as_the_study_has():
         }
         epochs = pd.DataFrame([line | own, line | own | {"epoch": 2}])
         cells = pd.DataFrame([{"student": "student", "method": "centroid", "acc": 0.9,
-                               "acc_ci95": math.nan, "centroid_probs": 0.3}])  # fmt: skip
+                               "acc_ci95": math.nan, "centroid_probs": 0.3,
+                               "seeds": 1}])  # fmt: skip
         by_teacher = pd.DataFrame(
             {"student": "student", "method": "centroid", "teacher": names[:count],
              "individual": 0.4, "multi_kd_last": 1 / count}
@@ -550,6 +551,10 @@ def test_panels_are_as_many_as_the_study_has():
         assert set(dashed.get_ydata()) == {0.1}  # chance stands where chance is
         figure = plots.comparison(tables, "student", names[:count], 0.1, "name")
         assert sum(ax.get_visible() for ax in figure.axes) == panels
+        titles = [ax.get_title() for ax in figure.axes]
+        assert "top-1 agreement (chance: 0.1)" in titles
+        assert "test accuracy, %, 1 seed" in titles
+        assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [90, 90]
 
 
 def test_the_sweep_stands_on_symlog_axes_beside_the_published_points():

@@ -59,10 +59,11 @@ def test_every_generated_text_is_what_the_committed_rows_give(whole):
     for path, text in texts.items():
         assert path.read_text() == text, path.name
     names = {match[2] for match in showcase.BLOCK.finditer((ROOT / "README.md").read_text())}
-    assert names == {"answer", "cells"}
-    for picture in (overview.CLAIMS, overview.CELLS):
+    assert names == {"answer", "cells", "runs"}
+    for picture in (overview.AFTER, overview.CELLS):
         assert (ROOT / picture).is_file()
         assert picture in (ROOT / "README.md").read_text()
+    assert (ROOT / overview.CLAIMS).is_file()
 
 
 def test_the_readme_has_no_measured_number_outside_its_generated_blocks():
@@ -292,7 +293,7 @@ def test_its_page_tells_who_has_to_choose_what_is_not_run_and_its_price(some):
     assert f"| 29 | {len(rows)} | 2.5 |" in text
     for study in ("kd_calibration", "multi_teacher", "overlapping_teachers"):
         assert "No run of this study is stored" in overview.page(found, study)
-    assert "cifar_small 25 (2.5 h)" in overview.first_screen(found)
+    assert "cifar_small 25 (2.5 h)" in overview.runs(found)
 
 
 def test_the_page_of_the_pilots_study_says_what_a_longer_training_would_change(whole):
@@ -353,10 +354,12 @@ def test_the_first_screen_has_a_sentence_a_study_and_its_page_the_reading(some):
         answers.told_of(text, found.verdicts) for text in (study.headline, study.reading)
     )
     screen = overview.first_screen(found)
-    lines = re.findall(r"^\d\. (.*)$", screen, re.MULTILINE)
-    assert len(lines) == 5
-    assert lines[2].startswith("**Self-distillation** (cifar100, ")
-    assert lines[2].endswith(f". {headline}")
+    lines = re.findall(r"^- (.*)$", screen, re.MULTILINE)
+    assert len(lines) == len(found.claims.studies)
+    assert lines[1] == (
+        f"**Self-distillation** (cifar100, resnet8, 15 epochs, bf16; 5 seeds). {headline}"
+    )
+    assert "14 claims is run" in lines[0]
     page = overview.page(found, "self_distillation")
     assert reading in page
     assert reading not in screen
@@ -394,7 +397,8 @@ def table_of(*verdicts):
     )
     base = {"id": first.id, "study": first.study, "metric": "acc", "side": "higher", "p": 0.5,
             "effect": 0.02, "effect_ci95": 0.01, "margin": 0.005, "seeds": 5, "scale": "somewhere",
-            "versus": 0.7, "p_holm": 0.5, "seeds_to_decide": math.nan}  # fmt: skip
+            "versus": 0.7, "p_holm": 0.5, "seeds_to_decide": math.nan, "fitted": math.nan,
+            "fitted_ci95": math.nan}  # fmt: skip
     lines = [base | {"verdict": word, "p": 0.1 / at} for at, word in enumerate(verdicts, start=1)]
     return one, pd.DataFrame(lines)
 
@@ -462,6 +466,32 @@ def test_the_first_sentence_counts_what_published_numbers_say():
         lines = table.assign(effect=-0.03, published_effect=published)
         (total, *_) = answers.answer(claims, lines)
         assert f"of the 1 that do not hold, {words}; in 1 our effect is beyond the margin" in total
+
+
+@pytest.mark.parametrize(
+    ("side", "fitted", "margin", "still"),
+    [("higher", 0.02, 0.005, 1), ("higher", 0.012, 0.005, 0), ("lower", -0.02, -0.005, 1),
+     ("lower", 0.02, -0.005, 0), ("higher", 0.001, -0.02, 1)],
+)  # fmt: skip
+def test_the_first_sentence_says_which_claims_hold_after_a_fit(side, fitted, margin, still):
+    claims, table = table_of(HOLDS)
+    assert "after a fit" not in answers.answer(claims, table)[0]
+    table = table.assign(side=side, fitted=fitted, fitted_ci95=0.01, margin=margin)
+    (total, _) = answers.answer(claims, table)
+    assert "; of the 1 that hold and can be judged again after a fit on validation (one " in total
+    assert f", {still} still do" in total
+    board = answers.scoreboard(claims, table)
+    for line in ("kd_calibration", "all"):
+        assert board.loc[line, ["claims", HOLDS, "fitted", "still"]].tolist() == [1, 1, 1, still]
+
+
+def test_the_scoreboard_counts_every_claim_once(whole):
+    board = answers.scoreboard(whole.claims, whole.verdicts)
+    counts = board[list(answers.DO)].sum(axis=1)
+    assert counts.tolist() == board["claims"].tolist()
+    assert board.drop("all").sum().tolist() == board.loc["all"].tolist()
+    assert board.loc["all", "claims"] == len(whole.claims.claims)
+    assert board.loc["all", "reversed"] <= board.loc["all", FAILS]
 
 
 def test_the_first_sentence_says_what_stays_after_holm():
@@ -616,10 +646,10 @@ def test_what_is_not_run_is_priced_run_by_run(tmp_path):
     assert (line.runs, line.done, line.missing) == (len(trained), 1, len(trained) - 1)
     assert (line.spent, line.unpriced) == (0.5, 1)
     assert line.left == pytest.approx(sum(range(3, len(trained) + 1)))
-    told = overview._costs([line]).iloc[0]
+    told = overview.pages._costs([line]).iloc[0]
     assert told["runs without a price"] == 1
-    assert overview._by_profile([line], "missing", "left") == (
-        f"cifar_small {len(trained) - 1} (> {overview._hours(line.left)} h)"
+    assert overview.readme._by_profile([line], "missing", "left") == (
+        f"cifar_small {len(trained) - 1} (> {overview.facts.in_hours(line.left)} h)"
     )
 
 

@@ -51,12 +51,17 @@ def test_labels_that_are_apart_stay_and_too_many_are_refused():
         plots.spread([0.5] * 7, 0.2)
 
 
+def labels(figure):
+    """The labels of the first axes that have a line to their point."""
+    return [text for text in figure.axes[0].texts if text.arrow_patch is not None]
+
+
 def boxes(figure):
-    """Where the labels of the first axes stand in the finished drawing."""
+    """Where these stand in the finished drawing."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     # Text's own extent: an annotation's includes its line.
-    return [Text.get_window_extent(label, renderer) for label in figure.axes[0].texts]
+    return [Text.get_window_extent(label, renderer) for label in labels(figure)]
 
 
 def crowded(cells):
@@ -89,7 +94,7 @@ def test_the_best_and_the_worst_are_named(cells):
 
 
 def test_a_label_points_at_its_own_cell(cells):
-    for text in plots.acc_vs_ece(cells, "title").axes[0].texts:
+    for text in labels(plots.acc_vs_ece(cells, "title")):
         (cell,) = cells[cells["cell"] == text.get_text()].to_dict("records")
         assert text.xy == pytest.approx((cell["ece"], 100 * cell["acc"]))
 
@@ -101,8 +106,22 @@ def test_every_cell_is_drawn(cells):
     assert sizes == [128, 8, 5, 5]
     small = cells[cells["kd_method"].isin(["none", "kd"]) & (cells["teacher_loss"] != "als")][:14]
     assert 0 < small["harmonic"].count() < 10
-    few = plots.acc_vs_ece(small, "title").axes[0]
-    assert len(few.texts) == 2 * (small["harmonic"].count() // 2)
+    few = labels(plots.acc_vs_ece(small, "title"))
+    assert len(few) == 2 * (small["harmonic"].count() // 2)
+
+
+def test_a_control_stands_beside_the_name_of_its_loss(cells):
+    """And the band is where perfectly calibrated cells would be."""
+    figure = plots.acc_vs_ece(cells, "title")
+    named = {text.get_text(): text.xy for text in figure.axes[0].texts if text.arrow_patch is None}
+    assert len(named) == 8
+    controls = cells[cells["kd_method"] == "none"].set_index(["student_loss", "mixup"])
+    for (loss, mixup), cell in controls.iterrows():
+        point = named[loss.upper() + " +mixup" * mixup]
+        assert point == pytest.approx((cell["ece"], 100 * cell["acc"]))
+    (band,) = (one for one in figure.axes[0].patches if one.get_label() == plots.canvas.PERFECT)
+    ends = band.get_x(), band.get_x() + band.get_width()
+    assert ends == pytest.approx((cells["ece_floor"].min(), cells["ece_floor"].max()))
 
 
 def test_colour_is_the_harmonic_score(cells):
@@ -121,7 +140,7 @@ def test_a_curve_is_a_runs_history(rows):
     histories = [[100 * entry["val_acc"] for entry in row["history"]] for row in controls]
     np.testing.assert_allclose(sorted(drawn), sorted(histories))
     words = [text.get_text() for text in figure.legends[0].texts]
-    assert words == ["student loss", "ce", "als", "cp", "bs", "mixup", "off", "on"]
+    assert words == ["student loss", "CE", "ALS", "CP", "BS", "mixup", "off", "on"]
     with pytest.raises(ValueError, match="rows: none of the 1 has a history to draw"):
         plots.learning_curves([controls[0] | {"history": []}], "student_loss", "mixup", "title")
 
@@ -158,7 +177,7 @@ def study(rows):
 
 
 def test_every_cell_is_drawn_before_and_after(study):
-    names = ["as trained", "one temperature"]
+    names = ["as trained", "one temperature", "logit adjustment"]
     table = study.posthoc
     for axes, name in zip(plots.before_after(table, names, "title").axes, names, strict=True):
         part = table[table["adjustment"] == name]
@@ -174,7 +193,7 @@ def test_a_heatmap_shows_each_score_in_its_place(cells):
     order = ["ce", "als", "cp", "bs"]
     for axes in figure.axes:
         method, *mixup = axes.get_title().split(", ")
-        assert [tick.get_text() for tick in axes.get_yticklabels()] == order
+        assert [tick.get_text().lower() for tick in axes.get_yticklabels()] == order
         places = {"kd_method": method.lower(), "mixup": bool(mixup)}
         scores = iter(axes.texts)  # row by row
         for teacher in order:
@@ -212,7 +231,7 @@ def test_only_a_clear_effect_has_a_colour():
         drawn = [tuple(bars.get_color()[0][:3]) for bars in axes.collections]
         assert drawn == [tuple(colour) for colour in wanted]
     ticks = plots.effects(table, "title").axes[0].get_yticklabels()
-    assert [tick.get_text() for tick in ticks] == [f"KD method: {one} - none" for one in "abc"]
+    assert [tick.get_text() for tick in ticks] == [f"KD method: {one} - no KD" for one in "ABC"]
 
 
 def test_published_cells_are_crosses_in_the_first_panel():
@@ -238,14 +257,25 @@ def test_class_frequency_shows_every_run_and_its_median(rows):
     students = [row for row in rows if "kd_method" in row["labels"]]
     figure = plots.class_frequency(students, "title")
     for axes, mixup in zip(figure.axes, (False, True), strict=True):
-        dots, bars = axes.collections[::2], axes.collections[1::2]
-        for points, lines, loss in zip(dots, bars, ("ce", "als", "cp", "bs"), strict=True):
-            wanted = {"student_loss": loss, "mixup": mixup}
-            tests = [row["metrics"]["test"] for row in students
-                     if wanted.items() <= row["labels"].items()]  # fmt: skip
-            few = [100 * test["acc_few"] for test in tests]
-            np.testing.assert_allclose(points.get_offsets()[2::3, 1], few)
+        bars = [one for one in axes.collections if not isinstance(one, PathCollection)]
+        dots = [one for one in axes.collections if isinstance(one, PathCollection)]
+        of_loss = np.split(np.array(dots, dtype=object), 4)  # one a teacher's loss
+        for points, lines, loss in zip(of_loss, bars, ("ce", "als", "cp", "bs"), strict=True):
+            offsets = [np.ma.getdata(part.get_offsets())[2::3] for part in points]  # rare classes
+            for part, teacher in zip(offsets, ("none", "ce", "als", "cp", "bs"), strict=True):
+                wanted = {"student_loss": loss, "mixup": mixup, "teacher_loss": teacher}
+                few = [100 * row["metrics"]["test"]["acc_few"] for row in students
+                       if wanted.items() <= row["labels"].items()]  # fmt: skip
+                np.testing.assert_allclose(part[:, 1], few)
+                assert len(few) == (1 if teacher == "none" else 4)
+            places, few = np.concatenate(offsets).T
             assert lines.get_segments()[2][0, 1] == pytest.approx(np.median(few))
+            assert len({*places}) == len(few) == 17  # beside each other
+    shapes = {
+        handle.get_label(): handle.get_marker() for handle in figure.legends[0].legend_handles
+    }
+    assert list(shapes)[4:] == ["no KD", *(f"teacher {one}" for one in ("CE", "ALS", "CP", "BS"))]
+    assert len({*shapes.values()}) == 6
 
 
 def test_stability_names_the_most_frequent_cells():
@@ -285,4 +315,6 @@ def test_holes_in_the_grid_stay_holes(cells, rows):
     left = [row for row in rows if row["labels"].get("kd_method") == "kd"
             and not (row["labels"]["mixup"] and row["labels"]["student_loss"] == "bs")]  # fmt: skip
     panels = plots.class_frequency(left, "title").axes
-    assert [len(axes.collections) for axes in panels] == [8, 6]
+    bars = [[one for one in axes.collections if not isinstance(one, PathCollection)]
+            for axes in panels]  # fmt: skip
+    assert [len(found) for found in bars] == [4, 3]

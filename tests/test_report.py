@@ -460,8 +460,10 @@ def test_settings_share_one_report(tmp_path, no_figures):
         params = params_of(setting=name, imbalance_factor=factor, kd_methods=["none"])
         page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
     assert page.count("<h2>") == 3
-    assert page.index("factor 100 (if100)</h2>") < page.index("factor 50 (if50)</h2>")
-    assert page.index("factor 50 (if50)</h2>") < page.index('<section id="report">')
+    assert page.index("factor 100, 1 seed (if100)</h2>") < page.index(
+        "factor 50, 1 seed (if50)</h2>"
+    )
+    assert page.index("factor 50, 1 seed (if50)</h2>") < page.index('<section id="report">')
     summary = (tmp_path / "report" / "summary.txt").read_text()
     assert summary.count("KD x calibration on digits") == 2
 

@@ -43,6 +43,13 @@ def test_sections_stand_in_the_order_of_their_stems(order, tmp_path):
     assert summary == "\n".join(f"{stem} {setting}\n" for stem, setting in STUDIES)
 
 
+def test_the_claims_which_are_about_all_studies_come_first(tmp_path):
+    for key in (*STUDIES[:2], ("07_published_claims", ""), ("08_mine", "")):
+        page = write(tmp_path, key)
+    keys = ["/".join(filter(None, key)) for key in STUDIES[:2]]
+    assert anchors(page) == ["07_published_claims", *keys, "08_mine"]
+
+
 def test_writing_again_replaces_one_section(tmp_path):
     for key in STUDIES:
         before = write(tmp_path, key).read_text(encoding="utf-8")

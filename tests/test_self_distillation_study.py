@@ -685,7 +685,7 @@ def test_each_model_of_several_has_a_panel_with_its_name():
 
 def test_hollow_markers_and_thin_lines_are_seen_on_white():
     # Contrast as WCAG 2.2 defines it, at least 2 to 1; relative luminance of linear RGB.
-    for colour in drawings.PALETTE:
+    for colour in plots.canvas.PALETTE:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
         assert 1.05 / (np.dot([0.2126, 0.7152, 0.0722], linear) + 0.05) > 2
 

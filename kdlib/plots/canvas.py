@@ -22,9 +22,14 @@ from scipy.optimize import isotonic_regression
 
 from kdlib.store import write_atomic
 
-BLUE, ORANGE, _, RED = sns.color_palette("colorblind")[:4]
+_COLOURS = sns.color_palette("colorblind")
+BLUE, ORANGE, _, RED = _COLOURS[:4]
+# Without pink and yellow, which are faint as thin lines and hollow markers on white.
+PALETTE = [*_COLOURS[:6], _COLOURS[7], (0.1, 0.1, 0.1), _COLOURS[9]]
+MARKERS = "osD^vPX*<>hp"
 GREY = (0.5, 0.5, 0.5)
 STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": True, "grid.color": "0.92"}
+PERFECT = "expected of perfect calibration"
 LABEL = 7.5  # size of a label, in points
 FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that would differ
 
@@ -52,6 +57,14 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
             figure.savefig(content, format=suffix, metadata=metadata)
         write_atomic(folder / f"{name}.{suffix}", content.getvalue())
     return folder / f"{name}.png"
+
+
+def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each name, by its place."""
+    return {
+        name: {"color": PALETTE[at % len(PALETTE)], "marker": MARKERS[at % len(MARKERS)]}
+        for at, name in enumerate(names)
+    }
 
 
 def spread(positions: ArrayLike, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:

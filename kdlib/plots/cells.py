@@ -11,12 +11,24 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas, label_column
+from kdlib.plots.canvas import (
+    BLUE,
+    GREY,
+    LABEL,
+    ORANGE,
+    PALETTE,
+    PERFECT,
+    RED,
+    canvas,
+    label_column,
+)
 from kdlib.quantities import QUANTITIES
 from kdlib.store import Row
 
 AXES = ("kd_method", "teacher_loss", "student_loss", "mixup")
+KD_MARKERS = "os^vPX<>"  # diamonds are students without KD
 
 
 def _plane(axes: Axes, title: str) -> None:
@@ -26,9 +38,9 @@ def _plane(axes: Axes, title: str) -> None:
 def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
     """Every cell in the plane of ECE and accuracy; the best and the worst by Harmonic are named.
 
-    cells: of `kdlib.report.cells`. The controls without KD are diamonds; bars are the 95 %
-    intervals of these and of the best; the dashed line is the mean ECE floor, where a perfectly
-    calibrated network would lie.
+    cells: of `kdlib.report.cells`. The controls without KD are diamonds beside the name of their
+    loss; bars are the 95 % intervals of these and of the best. The band is where perfectly
+    calibrated networks of these confidences would lie on average, from cell to cell.
     """
     scored = cells[cells["harmonic"].notna()].sort_values("harmonic", kind="stable")
     named = min(named, len(scored) // 2)
@@ -53,8 +65,12 @@ def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
                 table["ece"], 100 * table["acc"], 100 * table["acc_ci95"], table["ece_ci95"],
                 fmt="none", color=colour, lw=0.8, alpha=0.45, zorder=2,
             )  # fmt: skip
-        floor = cells["ece_floor"].mean()
-        axes.axvline(floor, color="0.4", ls="--", lw=0.8, label="mean ECE floor", zorder=2)
+        for line in controls.to_dict("records"):
+            name = _code(line["student_loss"]) + " +mixup" * line["mixup"]
+            axes.annotate(name, (line["ece"], 100 * line["acc"]), (4, 4), fontsize=LABEL - 1,
+                          textcoords="offset points", color="0.35")  # fmt: skip
+        floors = cells["ece_floor"]
+        axes.axvspan(floors.min(), floors.max(), color="0.88", label=PERFECT, zorder=0)
         _plane(axes, title)
         figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
         figure.draw_without_rendering()  # the layout decides where the labels may go
@@ -88,62 +104,65 @@ def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
 def before_after(
     posthoc: pd.DataFrame, names: Sequence[str], title: str, published: pd.DataFrame | None = None
 ) -> Figure:
-    """Every cell in the plane of ECE and accuracy, one panel for each of two adjustments.
+    """Every cell in the plane of ECE and accuracy, a panel for each adjustment after training.
 
-    posthoc: of `kdlib.report`'s `posthoc`; names: its two adjustments to show. Colour: the student
-    loss; diamonds: no KD; the star is the plain student; hollow: a fit ended at its bound.
-    published: of `kdlib.report.published`; its numbers, where there are any, are crosses in the
-    first panel.
+    posthoc: of `kdlib.report`'s `posthoc`; names: of its adjustments to show. Colour: the student
+    loss; shape: the KD method; diamonds: no KD; the star is the plain student; hollow: a fit ended
+    at its bound. published: of `kdlib.report.published`; its numbers, where there are any, are
+    crosses in the first panel.
     """
     theirs = pd.DataFrame() if published is None else published.dropna(subset="ece_published")
-    losses = list(posthoc["student_loss"].unique())
-    colours = dict(zip(losses, sns.color_palette("colorblind"), strict=False))
-    with canvas(2, (8.0, 4.2), sharex=True, sharey=True) as (figure, panels):
+    colours = dict(zip(posthoc["student_loss"].unique(), PALETTE, strict=False))
+    methods = [name for name in posthoc["kd_method"].unique() if name != "none"]
+    shapes = dict(zip(methods, itertools.cycle(KD_MARKERS), strict=False)) | {"none": "D"}
+    size = (1.2 + 3.1 * len(names), 4.4)
+    with canvas(len(names), size, sharex=True, sharey=True) as (figure, panels):
         for axes, name in zip(panels, names, strict=True):
             for cell in posthoc[posthoc["adjustment"] == name].to_dict("records"):
-                taught = cell["kd_method"] != "none"
-                plain = not taught and cell["student_loss"] == "ce" and not cell["mixup"]
+                untaught = cell["kd_method"] == "none"
+                plain = untaught and cell["student_loss"] == "ce" and not cell["mixup"]
                 colour = colours[cell["student_loss"]]
                 axes.scatter(
-                    cell["ece"], 100 * cell["acc"], 160 if plain else 20 + 12 * (not taught),
-                    marker="*" if plain else "o" if taught else "D", edgecolor=colour,
+                    cell["ece"], 100 * cell["acc"], 160 if plain else 20 + 12 * untaught,
+                    marker="*" if plain else shapes[cell["kd_method"]], edgecolor=colour,
                     linewidth=0.8, color="none" if cell["at_bound"] else [(*colour, 0.75)],
                     zorder=3 + plain,
                 )  # fmt: skip
             _plane(axes, name)
-        handles = _keys(colours)
+            axes.set_ylabel("accuracy, %" * (axes is panels[0]))
+        handles = _keys(colours, shapes, bool(posthoc["at_bound"].any()))
         if len(theirs):
             crosses = panels[0].scatter(
                 theirs["ece_published"], 100 * theirs["acc_published"], 14, color="0.55",
                 marker="x", linewidth=0.7, zorder=2, label="published (ECE: mean of mini-batches)",
             )  # fmt: skip
             handles.append(crosses)
-        panels[1].set_ylabel("")
         figure.suptitle(title, fontsize=10)
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=LABEL)
+        columns = max(len(colours), len(shapes) + 1)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LABEL)
     return figure
 
 
-def _keys(colours: Mapping[str, Any]) -> list[mpl.artist.Artist]:
+def _keys(colours: Mapping[str, Any], shapes: Mapping[str, str], bound: bool) -> list[Line2D]:
     """The legend of `before_after`."""
-    shapes = {"KD": ("o", 5), "no KD": ("D", 5), "plain student": ("*", 9)}
-    handles = [
-        mpl.lines.Line2D([], [], marker="o", ls="", markersize=5, color=colour, label=f"S:{name}")
-        for name, colour in colours.items()
+    looks = {f"student {_code(name)}": {"color": colour} for name, colour in colours.items()}
+    looks |= {_code(name): {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}
+    looks["plain student (no KD, CE)"] = {"marker": "*", "color": "0.4", "markersize": 9}
+    if bound:
+        looks["fit at its bound"] = {"color": "0.4", "markerfacecolor": "none"}
+    return [
+        Line2D([], [], label=name, **{"marker": "o", "ls": "", "markersize": 5, **look})
+        for name, look in looks.items()
     ]
-    handles += [
-        mpl.lines.Line2D([], [], marker=marker, ls="", markersize=size, color="0.4", label=name)
-        for name, (marker, size) in shapes.items()
-    ]
-    hollow = {"marker": "o", "markerfacecolor": "none", "label": "fit at its bound"}
-    return [*handles, mpl.lines.Line2D([], [], ls="", markersize=5, color="0.4", **hollow)]
 
 
 def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
-    """The Harmonic score by teacher and student loss, a map for each KD method and mixup."""
+    """The Harmonic score by teacher and student loss, a map for each KD method and mixup. It is
+    scaled within one grid: 0 is worst of it in accuracy or in ECE, 1 best in both."""
     scored = cells[cells["harmonic"].notna()]
+    title = f"{title}: Harmonic score, scaled within this grid"
     methods, teachers, students, switches = (list(scored[name].unique()) for name in AXES)
-    size = (1.2 + 1.75 * len(methods), 0.8 + 1.6 * len(switches))
+    size = (1.2 + 1.75 * len(methods), 1.2 + 1.6 * len(switches))
     with canvas(len(methods), size, len(switches), squeeze=False) as (figure, panels):
         for (row, mixup), (column, method) in itertools.product(
             enumerate(switches), enumerate(methods)
@@ -151,12 +170,13 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
             part = scored[(scored["kd_method"] == method) & (scored["mixup"] == mixup)]
             table = part.pivot(index="teacher_loss", columns="student_loss", values="harmonic")
             axes = panels[row, column]
+            table = table.reindex(teachers, columns=students).rename(_code, axis=0)
             sns.heatmap(
-                table.reindex(teachers, columns=students), vmin=0, vmax=1, cmap="viridis",
+                table.rename(_code, axis=1), vmin=0, vmax=1, cmap="viridis",
                 annot=True, fmt=".2f", annot_kws={"fontsize": LABEL}, ax=axes, cbar=False,
                 square=True, linewidths=0.5,
             )  # fmt: skip
-            axes.set_title(f"{method.upper()}{', mixup' * bool(mixup)}", fontsize=8.5)
+            axes.set_title(_code(method) + ", mixup" * bool(mixup), fontsize=8.5)
             axes.set_xlabel("student loss" * (row == len(switches) - 1), fontsize=8)
             axes.set_ylabel("teacher loss" * (column == 0), fontsize=8)
             axes.tick_params(labelsize=LABEL, rotation=0, length=0)
@@ -194,45 +214,60 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
 
 
 def class_frequency(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy on frequent, medium and rare classes by student loss: dots are runs, bars medians.
+    """Accuracy on frequent, medium and rare classes by student loss; a dot is a run, its shape the
+    loss of its teacher, whose prior a student takes over; bars are medians.
 
     rows: with `acc_many`, `acc_medium` and `acc_few` among their test metrics.
     """
-    groups, labels = ("many", "medium", "few"), [row["labels"] for row in rows]
-    losses, switches = (list(dict.fromkeys(one[key] for one in labels))
-                        for key in ("student_loss", "mixup"))  # fmt: skip
-    palette, step = sns.color_palette("colorblind"), 0.8 / len(losses)
-    with canvas(len(switches), (8.0, 3.4), sharey=True, squeeze=False) as (figure, (panels,)):
+    groups = ("many", "medium", "few")
+    labels = pd.DataFrame([row["labels"] for row in rows])
+    percent = 100 * np.array([[row["metrics"]["test"][f"acc_{group}"] for group in groups]
+                              for row in rows])  # fmt: skip
+    _, teachers, losses, switches = (list(labels[name].unique()) for name in AXES)
+    shapes = dict(zip(teachers, itertools.cycle("Dos^vPX"), strict=False))
+    step = 0.8 / len(losses)
+    jitter = 0.6 * step * (np.arange(len(rows)) * 0.618 % 1 - 0.5)  # spread evenly, none random
+    with canvas(len(switches), (8.0, 3.8), sharey=True, squeeze=False) as (figure, (panels,)):
         for (axes, mixup), (at, loss) in itertools.product(
             zip(panels, switches, strict=True), enumerate(losses)
         ):
-            tests = [
-                [row["metrics"]["test"][f"acc_{group}"] for group in groups] for row in rows
-                if (row["labels"]["student_loss"], row["labels"]["mixup"]) == (loss, mixup)
-            ]  # fmt: skip
-            if not tests:
-                continue
-            percent = 100 * np.array(tests).reshape(-1, len(groups))
             places = np.arange(len(groups)) + (at - (len(losses) - 1) / 2) * step
-            axes.scatter(np.broadcast_to(places, percent.shape), percent, 16, alpha=0.35,
-                         color=[palette[at]], linewidth=0, label=loss)  # fmt: skip
-            axes.hlines(np.median(percent, axis=0), places - step / 3, places + step / 3,
-                        color=palette[at], lw=2.5)  # fmt: skip
-            axes.set_xticks(range(len(groups)), [f"{group}-shot" for group in groups])
-            axes.set_title("mixup" if mixup else "no mixup")
+            own = (labels["student_loss"] == loss) & (labels["mixup"] == mixup)
+            for teacher, shape in shapes.items():
+                part = np.flatnonzero(own & (labels["teacher_loss"] == teacher))
+                axes.scatter(places + jitter[part, None], percent[part], 13, alpha=0.4,
+                             color=[PALETTE[at]], marker=shape, linewidth=0)  # fmt: skip
+            if own.any():
+                axes.hlines(np.median(percent[own], axis=0), places - step / 2.2,
+                            places + step / 2.2, color=PALETTE[at], lw=2.5)  # fmt: skip
+            axes.set_xticks(range(len(groups)), ["frequent", "medium", "rare"])
+            axes.set(title="mixup" if mixup else "no mixup", xlabel="classes")
         panels[0].set_ylabel("accuracy, %")
-        legend = figure.legend(*panels[0].get_legend_handles_labels(), title="student loss",
-                               loc="outside right center", fontsize=LABEL)  # fmt: skip
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+        looks = {f"student {_code(loss)}": {"color": PALETTE[at]} for at, loss in enumerate(losses)}
+        looks |= {f"teacher {_code(name)}" if name != "none" else "no KD":
+                  {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}  # fmt: skip
+        handles = [Line2D([], [], label=name, **{"marker": "_", "ls": "", "mew": 2, **look})
+                   for name, look in looks.items()]  # fmt: skip
+        figure.legend(handles=handles, loc="outside right center", fontsize=LABEL)
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _code(level: str) -> str:
+    """A method or a loss as in the names of cells.
+
+    >>> _code("none"), _code("bs"), _code("kd_adjusted")
+    ('no KD', 'BS', 'KD adjusted')
+    """
+    head, *rest = level.split("_")
+    return "no KD" if level == "none" else " ".join([head.upper(), *rest])
 
 
 def _word(value: str | bool) -> str:
     """A level or a factor as readers know it."""
     known = {"True": "on", "False": "off", "kd_method": "KD method"}
-    return known.get(str(value), str(value).replace("_", " "))
+    text = str(value)
+    return known.get(text) or (text.replace("_", " ") if text in AXES else _code(text))
 
 
 def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Figure:

@@ -8,16 +8,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
+from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas
 
-COLOURS = {"holds": BLUE, "does not hold": RED, "undecided": GREY}
-WIDTH = 70  # letters of a label's line
+REVERSED = "does not hold, the reverse does"
+LOOKS = {  # of a verdict
+    "holds": {"color": BLUE, "marker": ">"},
+    "does not hold": {"color": ORANGE, "marker": "o"},
+    REVERSED: {"color": RED, "marker": "<"},
+    "undecided": {"color": GREY, "marker": "o"},
+}
+NONE = {"color": GREY, "marker": "o", "mfc": "white"}
+AFTER = {"color": "0.35", "marker": "s", "mfc": "white", "ms": 3.6, "lw": 0.8}
+SETTINGS = {"color": "0.8", "lw": 2.2, "solid_capstyle": "butt"}
+WIDTH = 80  # letters of a label's line
 INCHES = 0.16  # a line of text
 # Whether it went through a mistake: how a published effect is drawn.
 PUBLISHED = {
-    wrong: {"marker": "D", "ls": "", "color": colour, "mfc": "white", "ms": 4.5}
-    for wrong, colour in ((False, "0.25"), (True, "0.7"))
+    wrong: {"marker": "D", "ls": "", "color": colour, "mfc": face, "ms": 4.5}
+    for wrong, colour, face in ((False, "0.15", "0.15"), (True, "0.4", "none"))
 }
+SIDES = {-0.02: ("right", "against the claim ◂"), 0.02: ("left", "▸ as claimed")}
 
 
 def forest(lines: pd.DataFrame, title: str) -> Figure:
@@ -25,13 +35,13 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     metrics share an axis: linear inside one margin, logarithmic beyond it.
 
     lines (`kdlib.report.audit.forest_lines`): heading (of a group, in two lines), label, told (the
-    effect in its unit), verdict; effect, half (of its interval; NaN for none), margin (1, or -1
-    where the claim is "not worse by more than"), published (NaN for none), mistaken (it went
-    through a mistake). A tick is the margin, a diamond the published effect, pale where it is
-    mistaken, a hollow point an effect without a verdict.
+    effect in its unit), verdict (of `LOOKS`, else none); effect, half (of
+    its interval; NaN for none), fitted, fitted_half (after a fit on validation), lowest, highest
+    (of the settings it is a mean of), margin (1, or -1 where the claim is "not worse by more
+    than"), published, mistaken (it went through a mistake); each may be NaN.
     """
     places, headings, height = _places(lines)
-    with canvas(1, (10.0, 1.6 + INCHES * height)) as (figure, axes):
+    with canvas(1, (11.0, 2.0 + INCHES * height)) as (figure, axes):
         for place, line in zip(places, lines.to_dict("records"), strict=True):
             _line(axes, place, line)
         for place, heading in headings.items():
@@ -46,8 +56,11 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
         axes.set_yticks(places, map(_wrapped, lines["label"]), fontsize=LABEL)
         axes.set_ylim(height, -0.8)
         axes.grid(axis="y", visible=False)
+        for shift, (side, text) in SIDES.items():
+            axes.annotate(text, (0, 1), (72 * shift, 4), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", ha=side, fontsize=LABEL)  # fmt: skip
         axes.set_xlabel("effect in margins of its claim, towards the claim (linear inside ±1)")
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=4, fontsize=LABEL)
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=LABEL)
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -72,24 +85,25 @@ def _wrapped(label: str) -> str:
 
 
 def _line(axes: Axes, place: float, line: dict) -> None:
-    colour = COLOURS.get(line["verdict"], GREY)
-    filled = colour if line["verdict"] in COLOURS else "white"
-    half = np.nan_to_num(line["half"])
-    axes.plot(line["published"], place, **PUBLISHED[line["mistaken"]], zorder=1)
+    look = LOOKS.get(line["verdict"], NONE)
+    axes.plot([line["lowest"], line["highest"]], [place, place], zorder=1, **SETTINGS)
     axes.plot(line["margin"], place, "|", color="0.2", ms=9)
-    axes.errorbar(
-        line["effect"], place, xerr=half, fmt="o", color=colour, mfc=filled, capsize=2, ms=4
-    )
+    half, fitted_half = (np.nan_to_num(line[name]) for name in ("half", "fitted_half"))
+    after = place + 0.42
+    axes.errorbar(line["fitted"], after, xerr=fitted_half, ls="", zorder=3, **AFTER)
+    axes.errorbar(line["effect"], place, xerr=half, ls="", capsize=2, ms=4.5, zorder=4, **look)
+    axes.plot(line["published"], place, zorder=5, **PUBLISHED[line["mistaken"]])
     axes.text(1.01, place, line["told"], transform=axes.get_yaxis_transform(), va="center",
               fontsize=LABEL)  # fmt: skip
 
 
 def _legend() -> list[Line2D]:
-    marks = [Line2D([], [], marker="o", ls="", color=c, label=name) for name, c in COLOURS.items()]
-    return [
-        *marks,
-        Line2D([], [], marker="o", ls="", color=GREY, mfc="white", label="no verdict"),
-        Line2D([], [], marker="|", ls="", color="0.2", ms=9, label="margin"),
-        Line2D([], [], **PUBLISHED[False], label="published (other scale)"),
-        Line2D([], [], **PUBLISHED[True], label="published, through a mistake"),
-    ]
+    looks = LOOKS | {
+        "no verdict": NONE,
+        "after a fit on validation": AFTER,
+        "margin": {"marker": "|", "color": "0.2", "ms": 9},
+        "published (other scale)": PUBLISHED[False],
+        "published, through a mistake": PUBLISHED[True],
+        "lowest to highest setting": {"ls": "-", "marker": "", **SETTINGS},
+    }
+    return [Line2D([], [], label=name, **{"ls": "", **look}) for name, look in looks.items()]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdlib.metrics import ReliabilityBins
-from kdlib.plots.canvas import BLUE, LABEL, ORANGE, canvas
+from kdlib.plots.canvas import BLUE, LABEL, ORANGE, PERFECT, canvas
 
 FEWEST = 5  # images in a bin that is drawn: fewer are noise
 LOOKS = (BLUE, "o"), (ORANGE, "s")  # of a panel's first and second line
@@ -106,7 +106,7 @@ def batch_ece(table: pd.DataFrame, title: str) -> Figure:
             axes.bar_label(drawn, fmt="%.3f", fontsize=LABEL, padding=7)
         floors = np.column_stack([table["ece_floor_batch"], table["ece_floor"]])
         at = np.column_stack([places - 0.2, places + 0.2])
-        axes.scatter(at, floors, 300, marker="_", color="black", label="floor", zorder=3)
+        axes.scatter(at, floors, 300, marker="_", color="black", label=PERFECT, zorder=3)
         axes.set_xticks(places, [f"{100 * value:.0f} % accuracy" for value in table["accuracy"]])
         axes.set(ylabel="ECE, 15 bins", title=title)
         axes.margins(y=0.15)

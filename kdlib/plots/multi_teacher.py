@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from kdlib.plots.canvas import GREY, LABEL, canvas
+from kdlib.plots.canvas import GREY, LABEL, MARKERS, PALETTE, canvas
 from kdlib.quantities import QUANTITIES
 
 Tables = Mapping[str, pd.DataFrame]
@@ -37,14 +36,14 @@ def method_panels(
     centroids, weights, agreement; 9 panels with 3 teachers. A teacher has one colour in all of
     them. epochs: of one student and method."""
     lines = epochs.groupby("epoch").mean(numeric_only=True)
-    lines["gap"] = lines["val_nll"] - lines["label_loss"]
+    lines["gap"], lines["val_acc"] = lines["val_nll"] - lines["label_loss"], 100 * lines["val_acc"]
     looks = {one: _line(place) | {"ls": "-"} for place, one in enumerate(teachers)}
     panels: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-        "validation accuracy": {"val_acc": ("", BLACK)},
+        "validation accuracy, %": {"val_acc": ("", BLACK)},
         "losses": {"label_loss": ("training, labels", GREYED), "val_nll": ("validation", BLACK)},
         "gap: validation NLL - training loss": {"gap": ("", BLACK)},
         **{f"KL to {short(one)}": {f"individual_{one}": ("", looks[one])} for one in teachers},
-        "KL to the centroid": {
+        "KL to the teachers' mean": {
             "centroid_probs": ("of probabilities", BLACK),
             "centroid_logits": ("of logits", GREYED),
         },
@@ -80,12 +79,13 @@ def comparison(
     means = table.groupby(["method", "epoch"], sort=False).mean(numeric_only=True).reset_index()
     agreement = [f"agreement_{one}" for one in teachers if f"agreement_{one}" in means]
     means["agreement"] = means[agreement].mean(axis=1)
+    means["val_acc"] *= 100
     curves = {
-        "validation accuracy": "val_acc",
+        "validation accuracy, %": "val_acc",
         "validation NLL": "val_nll",
         **{f"KL to {short(one)}": f"individual_{one}" for one in teachers},
-        "KL to the centroid of probabilities": "centroid_probs",
-        "mean individual KL": "mean_individual",
+        _kl("centroid_probs"): "centroid_probs",
+        _kl("mean_individual"): "mean_individual",
     }
     panels: dict[str, Panel] = {
         title: lambda ax, column=column: _curves(ax, means, column, looks)
@@ -95,15 +95,17 @@ def comparison(
     own = by_teacher[by_teacher["student"] == student]
     panels |= {
         "last teacher weights (hints, else logits)": lambda ax: _weights(ax, own, looks),
-        "final accuracy on test, %": lambda ax: _bars(ax, cells, looks),
+        f"test accuracy, %{_over(cells['seeds'])}": lambda ax: _bars(ax, cells, looks),
         "final KL to each teacher, test": lambda ax: _strip(ax, own, looks),
-        "top-1 agreement": lambda ax: _agreement(ax, means, looks, chance),
+        f"top-1 agreement (chance: {chance:.2g})": lambda ax: _curves(
+            ax, means, "agreement", looks
+        ),
         "on test": lambda ax: _words(ax, cells),
     }
     with grid(len(panels)) as (figure, axes):
         for ax, (title, draw) in zip(axes, panels.items(), strict=True):
             draw(ax)
-            over_epochs = title in curves or title == "top-1 agreement"
+            over_epochs = title in curves or title.startswith("top-1 agreement")
             _finish(ax, title, EPOCH if over_epochs else "", legend=False)
             if title in curves and curves[title] != "val_acc":
                 _log(ax)
@@ -155,10 +157,8 @@ def fidelity_vs_generalisation(cells: pd.DataFrame, teachers: pd.DataFrame, name
             for ax, y in zip(row, GENERALISATION, strict=True):
                 written = QUANTITIES[y]
                 ax.plot(0 * whole[y], written.scale * whole[y], **STAR)
-                x = POOLS[pool]
-                _finish(
-                    ax, f"test {written.axis}", f"KL to the centroid of {x}, lower is closer", False
-                )
+                _finish(ax, f"test {written.axis}", f"{_kl(f'centroid_{pool}')}, lower is closer",
+                        legend=False)  # fmt: skip
     return axes[0, 0].figure
 
 
@@ -171,7 +171,7 @@ def effects(table: pd.DataFrame, cells: pd.DataFrame, name: str) -> Figure:
             for ax, y in zip(row, GENERALISATION, strict=True):
                 for line in (ax.axhline, ax.axvline):
                     line(0, color=GREY, lw=1.2, zorder=1)
-                where = f"change of the KL to the centroid of {POOLS[pool]}, left is closer"
+                where = f"change of the {_kl(f'centroid_{pool}')}, left is closer"
                 _finish(ax, f"change of test {QUANTITIES[y].change_axis}", where, legend=False)
     return axes[0, 0].figure
 
@@ -201,15 +201,13 @@ def _over_fidelity(
 
 def _line(place: int) -> dict[str, Any]:
     """Colours first, then dashes."""
-    colours = sns.color_palette("colorblind")
-    dashes = ("-", "--", ":")[place // len(colours) % 3]
-    return {"color": colours[place % len(colours)], "ls": dashes, "lw": 1.2}
+    dashes = ("-", "--", ":")[place // len(PALETTE) % 3]
+    return {"color": PALETTE[place % len(PALETTE)], "ls": dashes, "lw": 1.2}
 
 
 def _look(place: int) -> dict[str, Any]:
     """Another colour and another shape each, hollow, so that points which coincide both show."""
-    colours, shapes = sns.color_palette("colorblind"), "osD^vPX"
-    look = {"color": colours[place % len(colours)], "marker": shapes[place % len(shapes)]}
+    look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
     return look | {"mfc": "none", "ms": 6, "ls": "none"}
 
 
@@ -256,11 +254,13 @@ def _curves(ax: Axes, means: pd.DataFrame, column: str, looks: Looks) -> None:
             ax.plot(line["epoch"], line[column], **looks[method])
 
 
-def _agreement(ax: Axes, means: pd.DataFrame, looks: Looks, chance: float) -> None:
-    _curves(ax, means, "agreement", looks)
-    ax.axhline(chance, color=GREY, ls="--")
-    ax.annotate("chance", (0.98, chance), xycoords=("axes fraction", "data"), ha="right",
-                va="bottom", fontsize=LABEL, color=GREY)  # fmt: skip
+def _kl(column: str) -> str:
+    """A KL as an axis calls it, less its unit."""
+    return QUANTITIES[column].axis.split(",")[0]
+
+
+def _over(seeds: pd.Series) -> str:
+    return f", {seeds.max()} seeds, 95 % intervals" if seeds.max() > 1 else ", 1 seed"
 
 
 def _log(ax: Axes) -> None:
@@ -317,7 +317,7 @@ def _bars(ax: Axes, cells: pd.DataFrame, looks: Looks) -> None:
 
 def _words(ax: Axes, cells: pd.DataFrame) -> None:
     lines = [
-        f"{line['method']}: {100 * line['acc']:.2f} %, centroid {line['centroid_probs']:.3f}"
+        f"{line['method']}: {100 * line['acc']:.2f} %, KL to mean {line['centroid_probs']:.3f}"
         for line in cells.to_dict("records")
     ]
     ax.text(0, 1, "\n".join(lines), va="top", fontsize=LABEL, transform=ax.transAxes)

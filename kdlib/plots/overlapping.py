@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from kdlib.plots.canvas import BLUE, LABEL, RED, canvas
+from kdlib.plots.canvas import BLUE, LABEL, PALETTE, RED, canvas
 
 Sets = Mapping[str, Sequence[str]]
 
@@ -100,17 +100,18 @@ def learning_curves(table: pd.DataFrame, title: str) -> Figure:
 
     table: of `kdlib.report.overlapping.curves`.
     """
-    axis = {"loss": "training loss, its terms added", "val_acc": "validation accuracy, %"}
+    axis = {"loss": "training loss (each rule has its own)", "val_acc": "validation accuracy, %"}
     table = table.assign(val_acc=100 * table["val_acc"])
-    groups, colours = list(table.groupby("cell", sort=False)), sns.color_palette("colorblind")
+    groups = list(table.groupby("cell", sort=False))
     most = table["seed"].nunique()
     with canvas(2, (8.8, 3.9)) as (figure, panels):
         for axes, (column, label) in zip(panels, axis.items(), strict=True):
-            for (cell, part), colour in zip(groups, itertools.cycle(colours), strict=False):
+            for (cell, part), colour in zip(groups, itertools.cycle(PALETTE), strict=False):
                 means = part.groupby("epoch")[column].mean()
                 seeds = part["seed"].nunique()
                 name = cell if seeds == most else f"{cell} ({seeds} of {most} seeds)"
-                axes.plot(means.index, means, color=colour, lw=1.1, label=name)
+                axes.plot(means.index, means, "-" if seeds == most else "--", color=colour, lw=1.1,
+                          label=name)  # fmt: skip
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = panels[1].get_legend_handles_labels()

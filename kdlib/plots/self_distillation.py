@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kdlib.evaluate import ENSEMBLE
-from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas
+from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas, looks
 from kdlib.quantities import QUANTITIES
 from kdlib.train import FINAL
 
@@ -24,10 +23,6 @@ EFFECTS = ("top1_error", "nll", "ece", "ece_after")
 HEADS = ("acc", "ece")
 PLAIN = {"color": "0.4", "ls": "--", "lw": 0.8}
 COLUMNS = 3  # panels in a row, at most
-MARKERS = "osD^vPX*<>hp"
-_COLOURS = sns.color_palette("colorblind")
-# Without pink and yellow, which are faint as thin lines and hollow markers on white.
-PALETTE = [*_COLOURS[:6], _COLOURS[7], (0.1, 0.1, 0.1), _COLOURS[9]]
 Looks = Mapping[str, dict[str, Any]]
 
 
@@ -37,7 +32,7 @@ def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) ->
     table: model, method (as it is to be written), clock, seconds_an_epoch, top1_error and, for
     bars, top1_error_ci95. methods: all there are, so that each looks the same in every figure.
     """
-    models, looks = list(table["model"].unique()), _looks(methods, table["method"])
+    models, drawn = list(table["model"].unique()), _looks(methods, table["method"])
     columns = min(COLUMNS, len(models))
     rows = math.ceil(len(models) / columns)
     size = (max(6.4, 3.4 * columns), 0.9 + 3.1 * rows)
@@ -46,13 +41,13 @@ def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) ->
             part = table[table["model"] == model]
             for line in part.to_dict("records"):
                 at = line["seconds_an_epoch"], 100 * line["top1_error"]
-                _point(axes, *at, looks[line["method"]], yerr=100 * line["top1_error_ci95"])
+                _point(axes, *at, drawn[line["method"]], yerr=100 * line["top1_error_ci95"])
             axes.set(ylabel="top-1 error, %", title=model if len(models) > 1 else "")
             axes.set_xlabel(f"{part['clock'].iloc[0]} seconds an epoch")
             axes.margins(x=0.1, y=0.15)
         for axes in panels.flat[len(models) :]:
             axes.set_visible(False)
-        _legend(figure, looks | _alone(table["top1_error_ci95"]))
+        _legend(figure, drawn | _alone(table["top1_error_ci95"]))
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -96,13 +91,13 @@ def by_head(
     table: of one model, with method (as it is to be written), head, acc, ece and their _ci95.
     plain: acc and ece of the plain network, empty for none. methods: as in `error_vs_seconds`.
     """
-    looks, last = _looks(methods, table["method"]), [FINAL, ENSEMBLE]
+    drawn, last = _looks(methods, table["method"]), [FINAL, ENSEMBLE]
     order = [*sorted(set(table["head"]) - set(last)), *last]
-    shifts = np.linspace(-0.18, 0.18, len(looks)) if len(looks) > 1 else [0.0]
+    shifts = np.linspace(-0.18, 0.18, len(drawn)) if len(drawn) > 1 else [0.0]
     with canvas(len(HEADS), (8.0, 3.7)) as (figure, panels):
         for axes, metric in zip(panels, HEADS, strict=True):
             scale = QUANTITIES[metric].scale
-            for shift, (method, look) in zip(shifts, looks.items(), strict=True):
+            for shift, (method, look) in zip(shifts, drawn.items(), strict=True):
                 part = table[table["method"] == method]
                 at = part["head"].map(order.index) + shift
                 values, halves = scale * part[metric], scale * part[f"{metric}_ci95"]
@@ -116,7 +111,7 @@ def by_head(
             axes.set_ylabel(QUANTITIES[metric].axis)
             axes.grid(visible=False, axis="x")
         dashed = {"plain network": PLAIN} if plain else {}
-        _legend(figure, looks | dashed | _alone(table[[f"{metric}_ci95" for metric in HEADS]]))
+        _legend(figure, drawn | dashed | _alone(table[[f"{metric}_ci95" for metric in HEADS]]))
         figure.suptitle(title, fontsize=10)
     return figure
 
@@ -140,11 +135,7 @@ def _verdict(value: float, half: float) -> str:
 def _looks(names: Sequence[str], shown: Iterable[str]) -> Looks:
     """A colour and a marker for each name that is shown, by its place among all names."""
     wanted = set(shown)
-    return {
-        name: {"color": PALETTE[at % len(PALETTE)], "marker": MARKERS[at % len(MARKERS)]}
-        for at, name in enumerate(names)
-        if name in wanted
-    }
+    return {name: look for name, look in looks(names).items() if name in wanted}
 
 
 def _alone(halves: pd.Series | pd.DataFrame) -> Looks:

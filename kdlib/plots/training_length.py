@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.plots.canvas import LABEL, canvas
+from kdlib.plots.canvas import LABEL, canvas, looks
 from kdlib.quantities import QUANTITIES
 
 METRICS = ("acc", "ece")
@@ -22,11 +21,7 @@ def lengths(
     students: cell, epochs, acc, ece; differences: difference ("KD S:CE - no KD S:CE"), epochs,
     acc_effect, ece_effect; margins: metric -> half of the band.
     """
-    palette = sns.color_palette("colorblind")
-    styles = {
-        cell: {"color": palette[at % len(palette)], "marker": "os^vDP*X"[at % 8], "ms": 4}
-        for at, cell in enumerate(students["cell"].unique())
-    }
+    styles = looks(list(students["cell"].unique()))
     with canvas(2, (11.0, 8.5), 2, sharex=True, squeeze=False) as (figure, grid):
         for metric, above, below in zip(METRICS, *grid, strict=True):
             written = QUANTITIES[metric]
@@ -54,4 +49,4 @@ def lengths(
 def _line(
     axes: Axes, name: str, part: pd.DataFrame, column: str, scale: float, style: dict
 ) -> None:
-    axes.plot(part["epochs"], scale * part[column], lw=1.2, label=name, **style)
+    axes.plot(part["epochs"], scale * part[column], lw=1.2, ms=4, label=name, **style)

@@ -10,7 +10,7 @@ from kdlib.quantities import quantity
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, MOST_SEEDS, NOT_RUN, UNDECIDED
 from kdlib.report.literature import SIGN
 from kdlib.report.pairs import apart
-from kdlib.studies.published_claims import Claims, Study, named
+from kdlib.studies.published_claims import Claims, named
 
 LEVEL = 0.05
 MIXED, FEW = "holds at one scale and not at another", "too few seeds"
@@ -46,22 +46,48 @@ def _standing(found: set[str]) -> str:
     return decided or (NOT_RUN if found == {NOT_RUN} else FEW)
 
 
-def answer(
-    claims: Claims,
-    verdicts: pd.DataFrame,
-    read: Callable[[Study], str] = lambda study: study.reading,
-) -> list[str]:
-    """A sentence of all claims, then of each study: how many hold, do not, are undecided or not
-    run, and how that is read, at length or, with its `headline`, in one sentence; where it is not
-    read the clearest with its effect and interval, beside the published effect."""
+def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
+    """A sentence of all claims, then sentences of each study: how many hold, do not, are undecided
+    or not run, and how that is read (`reading`); without a reading the clearest with its effect and
+    interval, beside the published effect."""
     table = standings(claims, verdicts)
     total = _counts(table, f"claims of {len(claims.studies)} public studies")
-    total += _failed(table) + _after_holm(table)
+    total += _refitted(table) + _failed(table) + _after_holm(table)
     total += "; a verdict is about the scale it was measured at, and no more."
     return [total] + [
-        _of_study(claims.name(name), table[table["study"] == name], told_of(read(study), verdicts))
-        for name, study in claims.studies.items()
+        _of_study(claims.name(name), table[table["study"] == name], told_of(one.reading, verdicts))
+        for name, one in claims.studies.items()
     ]
+
+
+def scoreboard(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """One line a study and one of all: how many claims there are and have each standing; of those
+    that hold how many `still` do after a fit, where one was made (`fitted`), of those that do not
+    in how many the reverse does."""
+    table = standings(claims, verdicts)
+    parts = {name: table[table["study"] == name] for name in claims.studies} | {"all": table}
+    return pd.DataFrame({
+        name: {
+            "claims": len(own),
+            **{kind: int((own["standing"] == kind).sum()) for kind in DO},
+            "fitted": len(fits := _fits(own)),
+            "still": int(_still(fits).sum()),
+            "reversed": sum(map(reversed_effect, own.to_dict("records"))),
+        }
+        for name, own in parts.items()
+    }).T  # fmt: skip
+
+
+def headlines(claims: Claims, verdicts: pd.DataFrame) -> dict[str, str]:
+    """Of each study what it was measured on and its `headline`; what `answer` says where it has
+    none, or where a claim named in it has no verdict."""
+    table, told = standings(claims, verdicts), answer(claims, verdicts)[1:]
+    lines = {}
+    for (name, study), longer in zip(claims.studies.items(), told, strict=True):
+        short = told_of(study.headline, verdicts)
+        where, _ = _measured_on(table[table["study"] == name])
+        lines[name] = f"{claims.name(name)}{where}. {short}" if short else longer
+    return lines
 
 
 def _failed(table: pd.DataFrame) -> str:
@@ -84,6 +110,25 @@ def _failed(table: pd.DataFrame) -> str:
     )
 
 
+def _fits(table: pd.DataFrame) -> pd.DataFrame:
+    """The claims that hold whose effect can be judged again after a fit on validation."""
+    return table[(table["standing"] == HOLDS) & table["fitted"].notna()]
+
+
+def _still(fits: pd.DataFrame) -> pd.Series:
+    """Which of them hold after it, too."""
+    signs = fits["side"].map(SIGN)
+    return signs * fits["fitted"] - fits["fitted_ci95"] > signs * fits["margin"]
+
+
+def _refitted(table: pd.DataFrame) -> str:
+    fits = _fits(table)
+    return (
+        f"; of the {len(fits)} that hold and can be judged again after a fit on validation (one "
+        f"temperature, or a logit adjustment), {_still(fits).sum()} still do"
+    ) * bool(len(fits))
+
+
 def _after_holm(table: pd.DataFrame) -> str:
     """How many decided claims stay so when p is adjusted for their study's number of claims."""
     decided = table[table["standing"].isin([HOLDS, FAILS])]
@@ -96,13 +141,8 @@ def _after_holm(table: pd.DataFrame) -> str:
 
 
 def _of_study(name: str, table: pd.DataFrame, told_of_it: str) -> str:
-    text, measured = name, table.dropna(subset="seeds")
-    shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
-    if shared:
-        fewest, most = (f"{number:.0f}" for number in measured["seeds"].agg(["min", "max"]))
-        seeds = most if fewest == most else f"{fewest} to {most}"
-        text += f" ({shared}; {seeds} seed{'s' * (most != '1')})"
-    text += f": {_lower(_counts(table, 'claims'))}"
+    where, own = _measured_on(table)
+    text = f"{name}{where}: {_lower(_counts(table, 'claims'))}"
     if told_of_it:
         return f"{text}. {told_of_it}"
     for kind in (HOLDS, FAILS):
@@ -114,6 +154,18 @@ def _of_study(name: str, table: pd.DataFrame, told_of_it: str) -> str:
             text += f"; the clearest that {DO[kind][0]}{though}: “{line['claim'].rstrip('.')}” "
             text += f"({told(line, own[line['scale']])})"
     return f"{text}."
+
+
+def _measured_on(table: pd.DataFrame) -> tuple[str, dict[str, str]]:
+    """What all claims of a study were measured on, " (cifar100, resnet8, 15 epochs; 5 seeds)", and
+    what is special of each scale."""
+    measured = table.dropna(subset="seeds")
+    shared, own = apart(list(measured["scale"].unique())) if len(measured) else ("", {})
+    if not shared:
+        return "", own
+    fewest, most = (f"{number:.0f}" for number in measured["seeds"].agg(["min", "max"]))
+    seeds = most if fewest == most else f"{fewest} to {most}"
+    return f" ({shared}; {seeds} seed{'s' * (most != '1')})", own
 
 
 def _counts(table: pd.DataFrame, what: str) -> str:
@@ -200,8 +252,8 @@ def another(line: Any, name: str) -> str:
 
 
 class Told:
-    """The effect of a claim at each of its scales, for a headline or a reading: as it is, `fitted`
-    and `beside`."""
+    """The effect of a claim at each of its scales, for a headline or a reading: as it is, `fitted`,
+    `beside`, and its ends over `settings`."""
 
     def __init__(self, lines: pd.DataFrame):
         scales = list(lines["scale"])
@@ -211,6 +263,7 @@ class Told:
         self.fitted, self.beside = (
             self._join(lambda line, name=name: another(line, name)) for name in ("fitted", "beside")
         )
+        self.settings = self._join(over_settings)
 
     def _join(self, words: Callable[[Any], str]) -> str:
         return " and ".join(f"{words(line)}{place}" for place, line in self._lines)

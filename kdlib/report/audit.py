@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from kdlib.plots.claims import forest
+from kdlib.plots.claims import REVERSED, forest
 from kdlib.quantities import quantity
 from kdlib.report import claims as judging
 from kdlib.report import html, literature
@@ -17,6 +18,7 @@ from kdlib.report.answers import (
     fitted,
     over_settings,
     p_value,
+    reversed_effect,
     to_hold,
     verdict,
 )
@@ -29,6 +31,11 @@ from kdlib.studies.published_claims import STEM, Analysis, Claims
 from kdlib.verify import mixtures
 
 TITLE = "Which published claims hold"
+NAN = float("nan")
+FOREST = """Effects towards the claimed side (so a lower ECE lies right where it is claimed) with
+their 95 % intervals over seeds; pale lines end at the lowest and highest of the settings that an
+effect is a mean of; squares: the same effect after a fit on validation of both sides, one
+temperature for ECE and NLL, a logit adjustment for accuracy"""
 PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
 (params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
@@ -68,7 +75,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
     decided = verdicts["verdict"] != ILLUSTRATION
     drawn = ""
     if verdicts["effect"].notna().any():
-        caption = "Effects towards the claimed side, their intervals, margins, published effects"
+        caption = " ".join(FOREST.split())
         drawn = section.figure("forest", caption, forest(forest_lines(claims, verdicts), TITLE))
     parts = [
         html.items(answer(claims, verdicts), "answer"),
@@ -179,20 +186,28 @@ def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
         usual = apart[scales.mode()[0]]
         where = ", ".join(filter(None, [shared, usual and f"{usual} unless said"]))
         for scale, line in zip(scales, own.to_dict("records"), strict=True):
-            sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
-            told = f" ({apart[scale]})" if apart[scale] != usual else ""
+            differs = f" ({apart[scale]})" if apart[scale] != usual else ""
             lines.append({
                 "heading": f"{claims.name(study)}\n{where}",
-                "label": by_id[line["id"]].short + told,
-                "told": f"{quantity(line['metric']).word} {effect(line)}",
-                "verdict": line["verdict"],
-                "effect": sign * line["effect"] / margin,
-                "half": line["effect_ci95"] / margin,
-                "margin": sign * line["margin"] / margin,
-                "published": line["published_effect"] / margin,
+                "label": by_id[line["id"]].short + differs,
                 "mistaken": bool(by_id[line["id"]].rests_on),
-            })  # fmt: skip
+                "verdict": REVERSED if reversed_effect(line) else line["verdict"],
+            } | _in_margins(line))  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def _in_margins(line: dict[str, Any]) -> dict[str, Any]:
+    """Of a verdict's line: its effect in words, and in margins towards the claim."""
+    sign, margin = literature.SIGN[line["side"]], abs(line["margin"]) or 1.0
+    written = quantity(line["metric"])
+    signed = {name: sign * line.get(name, NAN) / margin
+              for name in ("effect", "fitted", "lowest", "highest", "margin")}  # fmt: skip
+    return signed | {
+        "told": f"{written.word} {effect(line)} (margin {written.size(margin).split()[0]})",
+        "half": line["effect_ci95"] / margin,
+        "fitted_half": line.get("fitted_ci95", NAN) / margin,
+        "published": line["published_effect"] / margin,
+    }
 
 
 def told(claims: Claims, study: str) -> list[str]:

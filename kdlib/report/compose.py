@@ -28,6 +28,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from kdlib import plots
+from kdlib.registry import STUDIES
 from kdlib.report import html
 from kdlib.report.tables import csv
 from kdlib.store import REASONS, write_atomic
@@ -139,7 +140,7 @@ def _sections(page: Path) -> dict[str, tuple[str, str]]:
 
 
 def _page(out_dir: Path, sections: Mapping[str, tuple[str, str]]) -> str:
-    ordered = sorted(sections.items())
+    ordered = sorted(sections.items(), key=lambda section: (not _of_all(section[0]), section[0]))
     entries = (f'<li><a href="#{key}">{title}</a></li>\n' for key, (title, _) in ordered)
     contents = f"<nav><ul>\n{''.join(entries)}</ul></nav>"
     notebooks = out_dir / ".batch" / "notebooks"
@@ -149,6 +150,12 @@ def _page(out_dir: Path, sections: Mapping[str, tuple[str, str]]) -> str:
     }
     shown = [whole for _, (_, whole) in ordered]
     return html.document(TITLE, [contents, *shown, html.links("Executed notebooks", executed)])
+
+
+def _of_all(key: str) -> bool:
+    """Whether a section tells of all studies, as that of the claims does: it comes first."""
+    stem = key.partition("/")[0]
+    return stem in STUDIES and not STUDIES[stem].facts["study"]
 
 
 def _summaries(out_dir: Path) -> str:

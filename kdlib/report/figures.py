@@ -37,10 +37,18 @@ def _of_cells(study: Study) -> Figures:
     ranked = study.cells["harmonic"].notna().sum() > TOP  # else a rank says nothing
     if len(study.top):
         figure = plots.acc_vs_ece(study.cells, name)
-        drawn["acc_vs_ece"] = "Every cell: accuracy and ECE", figure
+        caption = (
+            "Every cell: accuracy and ECE, means over seeds; bars are 95 % intervals of the "
+            "students without KD and of the top cells, which are chosen on test"
+        )
+        drawn["acc_vs_ece"] = caption, figure
     if ranked:
-        figure = plots.harmonic_heatmap(study.cells, f"Harmonic score, {name}")
-        drawn["harmonic"] = "Harmonic score by teacher and student loss", figure
+        figure = plots.harmonic_heatmap(study.cells, name)
+        drawn["harmonic"] = (
+            "Harmonic score by teacher and student loss: 0 is worst of this grid in accuracy or in "
+            "ECE, 1 best in both, so it compares with no other grid",
+            figure,
+        )
     means = teacher_student_means(study.cells)
     if len(means):
         figure = plots.teacher_student_means(means, f"{name}: means over KD methods")
@@ -52,7 +60,7 @@ def _of_cells(study: Study) -> Figures:
 
 
 def _after(study: Study) -> Figures:
-    names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature")]
+    names = [ADJUSTMENTS[kind][0] for kind in ("test", "temperature", "logit_adjustment")]
     if not set(names) <= set(study.posthoc["adjustment"]):
         return {}
     theirs = published(study.cells, study.params.data, study.params.imbalance_factor)
@@ -62,7 +70,10 @@ def _after(study: Study) -> Figures:
 
 def _before_after(theirs: pd.DataFrame) -> str:
     """The caption of that figure. theirs: of `published`."""
-    caption = "Every cell before and after one temperature"
+    caption = (
+        "Every cell as trained, after one temperature, and after a logit adjustment, fitted on "
+        "validation: what is left of the losses once the class prior is corrected for all"
+    )
     if theirs["ece_published"].isna().all():
         return caption
     return (
@@ -75,12 +86,16 @@ def _of_networks(study: Study) -> Figures:
     drawn, name = {}, title(study.params)
     if any("acc_few" in row["metrics"]["test"] for row in study.students):
         figure = plots.class_frequency(study.students, f"By class frequency, {name}")
-        drawn["class_frequency"] = "Accuracy by class frequency and student loss", figure
+        drawn["class_frequency"] = (
+            "Accuracy by class frequency and student loss; a dot is a run of any KD method, its "
+            "shape the teacher's loss, a bar their median",
+            figure,
+        )
     if study.controls:
         drawn["learning_curves"] = (
             "Learning curves of the students without KD, means over seeds in the band of their "
             "range: has training levelled off?",
-            plots.learning_curves(study.controls, "student_loss", "mixup", "students without KD"),
+            plots.learning_curves(study.controls, "student_loss", "mixup", f"No KD, {name}"),
         )
     return drawn
 

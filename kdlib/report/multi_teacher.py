@@ -68,12 +68,13 @@ def deterministic_tables(
 def figures(tables: Tables, params: MultiTeacher, chance: float) -> dict[str, tuple[str, Figure]]:
     """What the tables allow to draw: file name -> caption and figure. chance: of an agreement."""
     name, drawn, cells = words.title(params), {}, tables["cells"]
-    if "lambda" in cells:
+    asked, two = f"Does following help? {name}", "lambda" in cells and cells["lambda"].nunique() < 3
+    if "lambda" in cells and not two:
         figure = multi_teacher.lambda_sweep(cells, name)
         drawn["lambda_sweep"] = "Over the teachers' weight lambda, a symlog axis", figure
-    asked = f"Does following help? {name}"
-    figure = multi_teacher.fidelity_vs_generalisation(cells, tables["teachers"], asked)
-    drawn["fidelity_vs_generalisation"] = words.FOLLOWING, figure
+    if not two:  # of two lambdas the effects say all
+        figure = multi_teacher.fidelity_vs_generalisation(cells, tables["teachers"], asked)
+        drawn["fidelity_vs_generalisation"] = words.FOLLOWING, figure
     if len(tables["effects"]):
         figure = multi_teacher.effects(tables["effects"], cells, asked)
         drawn["effects"] = words.EFFECTS, figure

@@ -82,7 +82,8 @@ class Overlap:
             if "val" in rows[0]["metrics"]:
                 line["val_acc"] = np.mean([row["metrics"]["val"]["acc"] for row in rows])
             flags = dict.fromkeys(flag for row in rows for flag in row["flags"])
-            line["acc_published"] = published("student", self.classes)
+            if labels.get("method") == study.PUBLISHED_RULE:
+                line["acc_published"] = published("student", self.classes)
             lines.append(line | {"flags": "; ".join(flags)} | _ids(rows))
         return pd.DataFrame(lines, columns=CELLS)
 
@@ -247,7 +248,8 @@ def cell_label(labels: Mapping[str, Any]) -> str:
     if "alpha" not in labels:
         return f"{_student(labels)} no KD"
     knobs = f"alpha {labels['alpha']:g}, T {labels['temperature']:g}"
-    return f"{_student(labels)} {labels['method']}, {knobs}"
+    rule = "rule as coded" if labels["method"] == "published" else labels["method"]
+    return f"{_student(labels)} {rule}, {knobs}"
 
 
 def _student(labels: Mapping[str, Any]) -> str | None:

@@ -13,10 +13,10 @@ from kdlib.store import Row
 ADJUSTMENTS = {
     "test": ("as trained", ()),
     "temperature": ("one temperature", ("nll", "ece")),
-    "logit_adjustment": ("fitted (T, tau)", ("acc", "nll")),
-    "menon": ("tau = 1 unfitted", ("acc", "nll")),
+    "logit_adjustment": ("logit adjustment", ("acc", "nll")),
+    "menon": ("logit adjustment, tau = 1 unfitted", ("acc", "nll")),
     "balanced_temperature": ("one temperature, optimistic bound", ("nll", "ece")),
-    "balanced_logit_adjustment": ("fitted (T, tau), optimistic bound", ("acc", "nll")),
+    "balanced_logit_adjustment": ("logit adjustment, optimistic bound", ("acc", "nll")),
 }
 GAINS = {"acc": 1, "nll": -1, "ece": -1}  # the sign of a better number
 

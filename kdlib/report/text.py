@@ -143,12 +143,12 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def title(params: Params) -> str:
     """What a grid was measured on.
 
-    >>> title(Params(data="digits", imbalance_factor=50))
-    'KD x calibration on digits, imbalance factor 50'
+    >>> title(Params(data="digits", imbalance_factor=50, seeds=[0, 1]))
+    'KD x calibration on digits, imbalance factor 50, 2 seeds'
     """
-    factor = params.imbalance_factor
+    factor, seeds = params.imbalance_factor, len(params.seeds)
     tail = "no long tail" if factor is None else f"imbalance factor {factor:g}"
-    return f"KD x calibration on {params.data}, {tail}"
+    return f"KD x calibration on {params.data}, {tail}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def seeds_note(seeds: int) -> str:

@@ -168,10 +168,11 @@ def settled_at(signs: Mapping[int, int]) -> int:
 
 
 def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[str]:
-    """From which length on signs stay, how far sizes still move, and what KD does against no KD at
-    each length."""
+    """Which gains over no KD fade with length, from which length on signs stay, how far sizes still
+    move, and what KD does against no KD at each length."""
     table = found["differences"]
-    texts = [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
+    texts = [_faded(against_none(found))] if table["epochs"].nunique() > 1 else []
+    texts += [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
     texts += [_moves(table, metric) for metric in JUDGED if table["epochs"].nunique() > 1]
     for name, part in against_none(found).groupby("difference", sort=False):
         acc = ", ".join(f"{100 * value:+.1f}" for value in part["acc_effect"])
@@ -180,6 +181,20 @@ def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[st
         texts.append(f"{name}: accuracy {acc} points, ECE {ece} at {where} epochs.")
     note = seeds_note(len(params.seeds)).split(":")[0]
     return [*texts, f"{note[0].upper()}{note[1:]}."]
+
+
+def _faded(table: pd.DataFrame) -> str:
+    """Which gains in accuracy over no KD more than halve until the longest training."""
+    written, told = QUANTITIES["acc"], []
+    gains = table.pivot(index="difference", columns="epochs", values="acc_effect")
+    for name, gain in gains.loc[table["difference"].unique()].iterrows():
+        largest, last = gain.max(), gain.iloc[-1]
+        if largest > margins()["acc"] and last < largest / 2:
+            told.append(f"{name}: {written.amount(largest)} at {gain.idxmax()} epochs, "
+                        f"{written.amount(last)} at {gain.index[-1]}")  # fmt: skip
+    if not told:
+        return "No gain in accuracy over no KD more than halves until the longest training."
+    return f"Gains in accuracy over no KD that more than halve with length: {'; '.join(told)}."
 
 
 def _settled(table: pd.DataFrame, metric: str, longest: int) -> str:
@@ -212,6 +227,6 @@ def title(params: TrainingLength) -> str:
     """What the pilot was measured on."""
     factor = params.imbalance_factor
     tail = f" IF {factor:g}" if factor else ""
-    return (
-        f"How long to train: {params.data}{tail}, {params.teacher_model} -> {params.student_model}"
-    )
+    networks, seeds = f"{params.teacher_model} -> {params.student_model}", len(params.seeds)
+    seeds_told = f"{seeds} seed{'s' * (seeds != 1)}"
+    return f"How long to train: {params.data}{tail}, {networks}, {seeds_told}"

@@ -32,6 +32,7 @@ TYPICAL = {
     "temperature": (1, 10), "alpha": (0.1, 0.7), "scheduler_step": (10, 50), "gamma": (0.1, 0.9),
 }  # fmt: skip
 
+PUBLISHED_RULE = "mean"  # of the report, whose student has a published accuracy
 PUBLISHED_BEST = (0.98, 4.0)  # alpha and temperature that the report calls the best
 
 Classes = Annotated[tuple[str | int, ...], Field(min_length=2)]

@@ -123,9 +123,10 @@ class Claims(Strict):
     def _complete(self) -> "Claims":
         seen: set[str] = set()
         for claim in self.claims:
-            if claim.id in seen:
-                raise ValueError(f"the id {claim.id!r} stands twice")
-            seen.add(claim.id)
+            for name in (claim.id, claim.short):
+                if name in seen:
+                    raise ValueError(f"the name {name!r} stands twice")
+                seen.add(name)
             if claim.study not in self.studies:
                 hint = suggest(claim.study, self.studies)
                 raise ValueError(f"{claim.id}: unknown study {claim.study!r}, {hint}")

@@ -33,7 +33,9 @@ def draw(
         ("effects", "effect", "effects of the parts", words.FACTORIAL),
     ):
         table = tables[kind]
-        table = table[table["seeds"] > 0] if len(table) else table  # a row is missing in each
+        # Of the parts of one seed nothing can be said: their table stands on the page.
+        fewest = 2 if kind == "effects" else 1
+        table = table[table["seeds"] >= fewest] if len(table) else table
         if len(table):
             table = _labelled(words.named(table, params), column)
             figure = plots.factor_effects(table, _title(params, table, head))
