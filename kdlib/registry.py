@@ -5,6 +5,7 @@ that fills the registry. Importing `kdlib` fills them all.
 """
 
 import difflib
+import dis
 import functools
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 
@@ -32,40 +34,71 @@ def suggest(name: object, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One named part. `version` rises when a change of its code changes numbers: rows made with
-    another version are stale. Of a part from outside kdlib it holds the hash of its source, too.
-    `facts` holds what the registering room wants known about it."""
+    """One named part. `number` rises when a change of its code changes numbers: rows made with
+    another version are stale. `facts` holds what the registering room wants known about it;
+    `source` tells the hash of what defines a part from outside kdlib, None for kdlib's own;
+    `plugin`: the one that registered it."""
 
     name: str
     build: Callable[..., Any]
-    version: int | str = 1
+    number: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
+    source: Callable[[], str | None] = lambda: None
+    plugin: str = ""
+
+    @property
+    def version(self) -> int | str:
+        """The number, and of a part from outside kdlib the hash of its source, too."""
+        source = self.source()
+        return f"{self.number} of {source}" if source else self.number
 
 
-_plugins: list[str] = []  # the hashes of the plugins that are being imported, the last the inmost
+_plugins: list[tuple[str, str]] = []  # name and hash of those being imported, the last the inmost
 
 
-def _source(build: Callable) -> str | None:
-    """The hash of the file or notebook cell that defines a part; of a partial, or of a part of
-    kdlib's under another name, that of the plugin which registers it. None for kdlib's own, whose
-    versions are raised by hand."""
+def _source(build: Callable) -> Callable[[], str | None]:
+    """Tells the hash of the file or notebook cell that defines a part; of a partial, or of a part
+    of kdlib's under another name, that of the plugin which registers it. None for kdlib's own,
+    whose versions are raised by hand. That of a cell is of now: what it reads may change later."""
     partial, module = isinstance(build, functools.partial), build.__module__ or ""
     if partial or module.startswith("kdlib."):
-        return _plugins[-1] if _plugins else None
+        found = _plugins[-1][1] if _plugins else None
+        return lambda: found
     file = getattr(sys.modules.get(module), "__file__", None)
-    return _hash(Path(file).read_bytes() if file else _cell(build).encode())
+    if file is None:
+        return lambda: _hash("".join(_cell(build, set())).encode())
+    of_file = _hash(Path(file).read_bytes())
+    return lambda: of_file
 
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _cell(part: Any) -> str:
-    """All of the cell in which a function, or a class with methods, was defined; other cells are
-    not seen."""
-    functions = [part, *getattr(part, "__dict__", {}).values()]
-    codes = (one.__code__ for one in functions if inspect.isfunction(one))
-    return "".join("".join(linecache.getlines(code.co_filename)) for code in codes)
+def _cell(part: Any, seen: set[int]) -> Iterator[str]:
+    """All of the cell in which a function, or a class with methods, was defined, and what it reads
+    of other cells: their plain values, functions and classes."""
+    seen.add(id(part))
+    for one in [part, *getattr(part, "__dict__", {}).values()]:
+        if not inspect.isfunction(one):
+            continue
+        yield from linecache.getlines(one.__code__.co_filename)
+        for name in sorted(_globals(one.__code__)):
+            value = one.__globals__.get(name)
+            if isinstance(value, PLAIN):
+                yield f"{name} = {value!r}"
+            elif getattr(value, "__module__", None) == one.__module__ and id(value) not in seen:
+                yield from _cell(value, seen)
+
+
+PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set)
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The global names that code reads, functions inside it included."""
+    read = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    inner = (part for part in code.co_consts if isinstance(part, CodeType))
+    return read.union(*map(_globals, inner))
 
 
 def _again(build: Callable, before: Callable) -> bool:
@@ -95,14 +128,18 @@ class Registry:
 
     def register(self, name: str, version: int = 1, **facts: Any) -> Callable:
         """Decorator: file a function or class under `name`. A name that another one has is a
-        ValueError; the same definition may be run again, and the last counts."""
+        ValueError; the same definition (the cell of a function of that name) may be run again, and
+        the last counts."""
 
         def file(build: Callable) -> Callable:
-            if name in self._entries and not _again(build, self._entries[name].build):
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
-            source = _source(build)
-            told = f"{version} of {source}" if source else version
-            self._entries[name] = Entry(name, build, told, facts)
+            if name in self._entries and not _again(build, before := self._entries[name].build):
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered twice: {before.__module__} has it as "
+                    f"{getattr(before, '__qualname__', before)!r}; take another name, or define it "
+                    "anew under that one"
+                )
+            plugin = _plugins[-1][0] if _plugins else ""
+            self._entries[name] = Entry(name, build, version, facts, _source(build), plugin)
             return build
 
         return file
@@ -134,11 +171,15 @@ ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
 
 
 @contextmanager
-def of_plugin(content: bytes) -> Iterator[None]:
-    """What code registers inside is a plugin's, of that content. It stays only where it ends well,
-    so that a file which failed half way can be mended and loaded again."""
-    before = [dict(registry._entries) for registry in ALL]
-    _plugins.append(_hash(content))
+def of_plugin(name: str, content: bytes) -> Iterator[None]:
+    """What code registers inside is a plugin's, of that content, in the place of what the plugin
+    registered before. It stays only where it ends well, so that a file which failed half way can be
+    mended and loaded again."""
+    before = [registry._entries for registry in ALL]
+    for registry in ALL:
+        kept = {key: one for key, one in registry._entries.items() if one.plugin != name}
+        registry._entries = kept
+    _plugins.append((name, _hash(content)))
     try:
         yield
     except BaseException:

@@ -79,6 +79,24 @@ def test_another_content_of_a_plugin_makes_other_rows(plugin, monkeypatch, tmp_p
     assert again["history"] != row["history"]
 
 
+def test_a_plugin_that_changes_is_imported_again(plugin, tmp_path, caplog):
+    """In the same process: its parts, and what was made with them, too."""
+    row = complete(plugin, tmp_path / "out")
+    assert complete(plugin, tmp_path / "out") == row
+    plugin.write_text(PLUGIN.replace(".square()", ".abs()") + "\n\nbroken(")
+    with pytest.raises(ValueError, match="SyntaxError"):
+        complete(plugin, tmp_path / "out")
+    assert registry.TERMS["gap"].version == row["versions"]["KD method gap"]  # as it was
+    plugin.write_text(PLUGIN.replace(".square()", ".abs()").replace('"mine"', '"my_own"'))
+    with caplog.at_level("INFO", "kdlib"):
+        again = complete(plugin, tmp_path / "out", student_model="my_own", teacher_model="my_own")
+    assert again["versions"]["KD method gap"] != row["versions"]["KD method gap"]
+    assert again["history"] != row["history"]
+    assert "mine" not in registry.MODELS  # what it no longer registers is gone
+    plugin.write_text(PLUGIN)
+    assert complete(plugin, tmp_path / "out") == row
+
+
 def test_a_module_imported_by_hand_has_the_version_of_its_file(plugin, monkeypatch):
     """`import mine` in a notebook and `plugins: [mine]` in a batch make the same rows."""
     monkeypatch.syspath_prepend(plugin.parent)
@@ -131,6 +149,43 @@ def of_a_cell(num_classes, in_channels, image_size):
     finally:
         InteractiveShell.clear_instance()
     assert len(set(versions)) == 3
+
+
+def test_what_a_cell_reads_of_others_is_in_the_version_of_its_parts(plugin):
+    """When it is asked for: a constant may change after the cell that reads it was run."""
+    cells = {
+        "value": "BETA, unused = 1.0, 2",
+        "helper": "def scaled(gap):\n    return BETA * deeper(gap)",
+        "deeper": "class Deeper:\n    def __call__(self, gap):\n        return gap.square()\n"
+                  "def deeper(gap):\n    return Deeper()(gap)",
+        "method": """
+from kdlib.objectives import term
+
+@term("of_cells", weight=1.0)
+def of_cells(context):
+    return lambda forward: scaled(forward.student.logits - forward.teacher.logits).mean()
+""",
+    }  # fmt: skip
+    shell, versions = InteractiveShell.instance(), []
+
+    def run(name, old="", new=""):
+        shell.run_cell(cells[name].replace(old, new) if old else cells[name]).raise_error()
+        versions.append(registry.TERMS["of_cells"].version)
+
+    try:
+        for name in ("value", "helper", "deeper"):
+            shell.run_cell(cells[name]).raise_error()
+        run("method")
+        run("value", "2", "3")  # which it does not read
+        assert versions[0] == versions[1]
+        run("value", "1.0", "100.0")
+        run("helper", "BETA *", "2 * BETA *")
+        run("deeper", "square", "abs")
+        assert len(set(versions)) == 4
+        shell.run_cell("del scaled").raise_error()
+        assert registry.TERMS["of_cells"].version != versions[-1]
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_a_partial_has_the_version_of_the_plugin_that_registers_it(plugin, monkeypatch):

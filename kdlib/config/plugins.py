@@ -1,6 +1,7 @@
 """Code that users bring: files or modules that register models, KD methods and label losses."""
 
 import importlib.util
+import logging
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -8,10 +9,14 @@ from pathlib import Path
 from kdlib.registry import of_plugin
 
 FILE = "kdlib_plugin_"
+_loaded: dict[str, bytes] = {}  # the content of each plugin, as it was imported
+
+log = logging.getLogger("kdlib")
 
 
 def load_plugin(name: str) -> str:
-    """Import a module by its dotted name, or a file that ends in .py, once; what to call it later.
+    """Import a module by its dotted name, or a file that ends in .py, once and again where its
+    content has changed; what to call it later.
 
     A file is called by its absolute path, so that a job in another folder finds it, too. The
     content of a file is part of the version of what is defined in it (`kdlib.registry.Entry`), so
@@ -23,13 +28,19 @@ def load_plugin(name: str) -> str:
     if is_file and not path.is_file():
         raise ValueError(f"no file {path}")
     key = f"{FILE}{path}" if is_file else name
-    if key not in sys.modules:
-        try:
-            with of_plugin(_content(path if is_file else _origin(name))):
-                _import_file(key, path) if is_file else import_module(name)
-        except Exception as error:
-            sys.modules.pop(key, None)
-            raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    try:
+        content = _content(path if is_file else _origin(name))
+        if key in sys.modules and _loaded.get(key, content) == content:
+            return str(path) if is_file else name
+        before = sys.modules.pop(key, None)
+        with of_plugin(key, content):
+            _import_file(key, path) if is_file else import_module(name)
+    except Exception as error:
+        sys.modules.pop(key, None)
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+    if before:
+        log.info("%s has changed and was imported again", name)
+    _loaded[key] = content
     return str(path) if is_file else name
 
 
