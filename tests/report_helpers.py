@@ -20,7 +20,9 @@ SMALL = FULL | {
     "teacher_losses": ["ce", "bs"],
     "student_losses": ["ce", "bs"],
 }
-ACC = {"none": 0.0, "kd": 0.02, "crd": 0.04, "rkd": 0.01, "at": -0.01}
+ACC = {
+    "none": 0.0, "kd": 0.02, "crd": 0.04, "rkd": 0.01, "at": -0.01, "pskd": 0.03, "byot": 0.0,
+}  # fmt: skip
 ECE = {"none": 0.0, "ce": 0.01, "als": 0.03, "cp": 0.0, "bs": -0.01, "given": 0.0}
 ADJUSTED = {
     "temperature": 0.0, "logit_adjustment": 0.5, "menon": 1.0, "balanced_temperature": 0.0,

@@ -15,7 +15,7 @@ from kdlib.objectives import single_teacher
 from kdlib.plan import plan
 from kdlib.teachers import FrozenTeachers
 from kdlib.train import loop
-from kdlib.types import Forward
+from kdlib.types import Clock, Forward, View
 
 LABELS = registry.LABEL_LOSSES.names()
 TERMS = registry.TERMS.names() + registry.TARGETS.names()
@@ -333,6 +333,89 @@ def test_a_term_that_fails_is_named_before_training(said, mixup, own_parts, digi
     images = "mixed images" if mixup else "images"
     with pytest.raises(ValueError, match=f"'mine', tried on 16 {images}.*{re.escape(said)}"):
         check(student_run(kd_methods=["mine"], mixup=mixup), digits)
+
+
+def projected(context):
+    """A FitNets hint in the style of a function: who trains its projection?"""
+    projection = nn.Linear(context.student.embedding.shape[1], context.teacher.embedding.shape[1])
+
+    def loss(forward):
+        return (projection(forward.student.embedding) - forward.teacher.embedding).square().mean()
+
+    return loss
+
+
+class Projected(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+        wide, wider = (view.embedding.shape[1] for view in (context.student, context.teacher))
+        self.projection = nn.Linear(wide, wider)
+
+    def forward(self, forward):
+        gap = self.projection(forward.student.embedding) - forward.teacher.embedding
+        return gap.square().mean()
+
+
+def test_weights_that_nothing_trains_are_refused(own_parts, digits):
+    objectives.term("mine", weight=1.0)(projected)
+    said = r"KD method 'mine', tried on 16 images, has 2 weights that nothing trains: .* nn.Module"
+    with pytest.raises(ValueError, match=said):
+        check(student_run(kd_methods=["mine"]), digits)
+    objectives.term("as_a_module", weight=1.0)(Projected)
+    check(student_run(kd_methods=["as_a_module"]), digits)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda context: context.student.features["layer2"],
+         "KD method 'mine': KeyError: 'layer2'; the student's maps are stage1, stage2, stage3"),
+        (lambda context, gamma: None, "KD method 'mine': TypeError: .*'gamma'"),
+    ],
+)  # fmt: skip
+def test_a_term_that_cannot_be_built_is_named(broken, said, own_parts, digits):
+    objectives.term("mine", weight=1.0)(broken)
+    with pytest.raises(ValueError, match=said):
+        check(student_run(kd_methods=["mine"]), digits)
+
+
+class LDAM(nn.Module):
+    """LDAM with deferred re-weighting (Cao et al. 2019), and a scale that is learned."""
+
+    def __init__(self, class_counts, margin: float = 0.5, defer: float = 0.5):
+        super().__init__()
+        counts = torch.as_tensor(class_counts, dtype=torch.float32)
+        self.register_buffer("margins", margin * (counts / counts.min()) ** -0.25)
+        self.register_buffer("weights", counts.sum() / counts / len(counts))
+        self.scale, self.defer, self.deferred = nn.Parameter(torch.ones(())), defer, False
+
+    def tick(self, clock):
+        self.deferred = clock.epoch >= self.defer * clock.epochs
+
+    def forward(self, logits, targets):
+        inside = nn.functional.one_hot(targets, logits.shape[1]) * self.margins
+        weights = self.weights if self.deferred else None
+        return nn.functional.cross_entropy(self.scale * (logits - inside), targets, weights)
+
+
+def test_a_label_loss_may_have_weights_and_know_the_epoch(own_parts, digits, tmp_path):
+    registry.LABEL_LOSSES.register("ldam")(LDAM)
+    params = Params.of(
+        **BASE | {"kd_methods": ["none", "kd"], "student_losses": ["ldam"], "epochs": 2,
+                  "teacher_losses": ["ldam"], "options": {"ldam": {"margin": 0.3}}, "seeds": [0],
+                  "student_model": "resnet8_half", "teacher_model": "resnet8_half"}
+    )  # fmt: skip
+    for run in grid.student_runs(params) + grid.teacher_runs(params):
+        assert run.objective["label"] == {"weight": run.objective["label"]["weight"],
+                                          "loss": "ldam", "margin": 0.3, "defer": 0.5}  # fmt: skip
+    rows = Lab.of(params, tmp_path).complete(grid.student_runs(params))
+    assert all(row["history"][-1]["train"]["label"] > 0 for row in rows)
+    context = objectives.Context(View(torch.zeros(2, 3)), (), None, torch.tensor([9, 3, 1]), 0)
+    term = objectives.assemble.LabelTerm(context, "ldam", margin=0.3, defer=0.5)
+    assert [name for name, _ in term.named_parameters()] == ["loss.scale"]
+    for epoch, deferred in ((0, False), (1, True)):
+        term.tick(Clock(epoch, 2, 0))
+        assert term.loss.deferred == deferred
 
 
 def test_a_label_loss_that_cannot_read_mixed_targets_is_named(own_parts, digits):

@@ -24,6 +24,9 @@ from kdlib.store import write_atomic
 T975 = {2: 4.302652729911275, 4: 2.7764451051977987}  # by degrees of freedom, from a printed table
 SEEDS = [[0], [0, 1, 2]]
 METRICS = ("acc", "nll", "ece")
+ONE_CELL = {
+    "kd_methods": ["kd"], "teacher_losses": ["ce"], "student_losses": ["ce"], "mixup": [False],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SEEDS, ids=["1 seed", "3 seeds"])
@@ -448,11 +451,39 @@ def test_the_page_says_what_it_may_say(written):
         assert words in page, words
 
 
+def test_two_settings_of_one_seed_are_no_two_seeds():
+    one, other = (params_of(options={"kd": {"temperature": value}}, **ONE_CELL) for value in (4, 2))
+    runs = [*grid.student_runs(one), *grid.student_runs(other)]
+    rows = fake_rows(one) + fake_rows(other)
+    with pytest.raises(
+        ValueError, match=r"runs: (\S+) and (?!\1)\S+ have the same seed and labels"
+    ):
+        report.cells(rows, runs)
+
+
 def test_names_are_escaped(tmp_path, no_figures):
     params = params_of(data="<b>&", kd_methods=["none"], mixup=[False])
     page = report.write(fake_rows(params), params, tmp_path).read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
+
+
+@pytest.mark.parametrize(
+    ("kd_methods", "teacher_losses"),
+    [(["pskd"], ["ce"]), (["none", "pskd"], ["ce"]), (["none", "pskd", "kd"], ["bs"]),
+     (["none", "kd", "byot"], ["bs", "als"])],
+)  # fmt: skip
+def test_methods_without_a_teacher_are_reported(kd_methods, teacher_losses, tmp_path, no_figures):
+    """A method that has no teacher is no level of the teacher's loss."""
+    params = params_of(kd_methods=kd_methods, teacher_losses=teacher_losses, mixup=[False],
+                       student_losses=["ce", "bs"], seeds=[0, 1])  # fmt: skip
+    rows = fake_rows(params)
+    report.write(rows, params, tmp_path)
+    summary = pd.read_csv(tmp_path / "03_calibration_study" / "summary.csv", keep_default_na=False)
+    methods = summary[(summary["factor"] == "kd_method") & (summary["level"] != kd_methods[0])]
+    assert (methods["pairs"] > 0).all()
+    losses = summary[summary["factor"] == "teacher_loss"]
+    assert "none" not in set(losses["versus"])
 
 
 def test_settings_share_one_report(tmp_path, no_figures):

@@ -1,19 +1,41 @@
 """From a run's `objective` and `targets` to its terms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdlib import seeding
 from kdlib.config import Augment, Run
 from kdlib.objectives.base import LABEL, Context, Term
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS, Entry
+from kdlib.types import Clock, Forward
 
 
-def _label_term(context: Context, loss: str, **options: Any) -> Callable:
-    function, counts = LABEL_LOSSES[loss].build, context.class_counts
-    return lambda forward: function(forward.student.logits, forward.targets, counts, **options)
+class LabelTerm(nn.Module):
+    """The label loss of the student's logits. One registered as a class is a module of the class
+    counts and its options, called with logits and targets: it may have weights, which are trained,
+    and a `tick`, which is told the clock before each step."""
+
+    def __init__(self, context: Context, loss: str, **options: Any):
+        super().__init__()
+        part, counts = LABEL_LOSSES[loss].build, context.class_counts
+        self.loss = part(counts, **options) if isinstance(part, type) else None
+        self.function = self.loss or (
+            lambda logits, targets: part(logits, targets, counts, **options)
+        )
+
+    def tick(self, clock: Clock) -> None:
+        """Tell a loss that asks for it where training stands."""
+        if hasattr(self.loss, "tick"):
+            self.loss.tick(clock)
+
+    def forward(self, forward: Forward) -> Tensor:
+        """The mean loss of a batch."""
+        if clock := forward.batch.clock:
+            self.tick(clock)
+        return self.function(forward.student.logits, forward.targets)
 
 
 def build(run: Run, context: Context) -> nn.ModuleDict:
@@ -24,14 +46,43 @@ def build(run: Run, context: Context) -> nn.ModuleDict:
         weight = options.pop("weight")
         seeding.seed_global(run.seed, f"init {name}")
         if name == LABEL:
-            terms[name] = Term(_label_term(context, **options), weight)
+            with naming(f"{LABEL_LOSSES.kind} {options['loss']!r}", run, context):
+                terms[name] = Term(LabelTerm(context, **options), weight)
             continue
         entry = TERMS[name]
         _check_teachers(run, entry, context)
-        _check_taps(run, entry, context)
-        weight *= entry.facts["scale"](context)
-        terms[name] = Term(entry.build(context, **options), weight)
+        with naming(f"{TERMS.kind} {name!r}", run, context):
+            weight *= entry.facts["scale"](context)
+            terms[name] = Term(entry.build(context, **options), weight)
     return terms
+
+
+@contextmanager
+def naming(what: str, run: Run, context: Context) -> Iterator[None]:
+    """Name the part in which something goes wrong, whatever it is. A ValueError says for itself
+    what is wrong."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}: {explained(error, run, context)}") from error
+
+
+def explained(error: Exception, run: Run, context: Context) -> str:
+    """An error in a line, and what the run's networks do not show of what may have been looked for;
+    the maps that there are, where a name was looked for."""
+    text = f"{type(error).__name__}: {error}"
+    shown = zip((run, *run.teachers), (context.student, *context.teachers), strict=True)
+    for one, view in shown:
+        parts = {"embedding": view.embedding is not None, "maps": bool(view.features)}
+        if lacking := [name for name, there in parts.items() if not there]:
+            return (
+                f"{text}; the model {one.model!r} shows no {' and no '.join(lacking)}: let it "
+                "return a kdlib.types.View with them, or build a kdlib.models.Network"
+            )
+    maps = f"; the student's maps are {', '.join(context.student.features)}"
+    return text + maps * isinstance(error, KeyError)
 
 
 def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
@@ -50,22 +101,11 @@ def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
             )
 
 
-def _check_taps(run: Run, entry: Entry, context: Context) -> None:
-    """A network of the user's own may show nothing but logits."""
-    if entry.facts["teachers"] == 0 or entry.facts["logits_only"]:
-        return
-    for one, view in zip((run, *run.teachers), (context.student, *context.teachers), strict=True):
-        if view.embedding is None:
-            raise ValueError(
-                f"{entry.name} reads embeddings or maps, and the model {one.model!r} shows only "
-                "logits; build it as a kdlib.models.Network"
-            )
-
-
 def build_targets(run: Run, context: Context) -> nn.Module | None:
     """What softens the targets of a run's label terms, None where nothing does."""
     for name, options in run.targets.items():
-        return TARGETS[name].build(context, **options)
+        with naming(f"{TARGETS.kind} {name!r}", run, context):
+            return TARGETS[name].build(context, **options)
     return None
 
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from kdlib import models
 from kdlib.config import Run
 from kdlib.data import ImageSet
-from kdlib.objectives.assemble import build, build_targets, caches, class_sets, needs_side_heads
+from kdlib.objectives.assemble import (
+    build,
+    build_targets,
+    caches,
+    class_sets,
+    explained,
+    needs_side_heads,
+)
 from kdlib.objectives.base import LABEL, Context, Term
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS
 from kdlib.types import Batch, Clock, Forward, Mix, View
@@ -36,9 +43,19 @@ def _dry_view(
     image_size: int,
     side_heads: bool,
 ) -> View:
-    with torch.device("meta"), torch.no_grad():
-        network = models.build(model, num_classes, in_channels, image_size, side_heads).eval()
-        return network(torch.empty(2, in_channels, image_size, image_size))
+    what = f"model {model!r} on {in_channels} x {image_size} x {image_size} pixels"
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = models.build(model, num_classes, in_channels, image_size, side_heads).eval()
+            view = network(torch.empty(2, in_channels, image_size, image_size))
+    except (LookupError, TypeError, ValueError):
+        raise
+    except Exception as error:  # of a plugin: whatever it is
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+    if not isinstance(view.logits, Tensor):
+        got = type(view.logits).__name__
+        raise ValueError(f"{what} must return logits or a kdlib.types.View, not a {got}")
+    return view
 
 
 def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
@@ -67,6 +84,7 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
     context = Context(
         dry.student()[0], dry.teachers, labels, counts, run.seed, sets, dry.validation()
     )
+    dry.context = context
     terms, source = build(run, context), build_targets(run, context)
     if run.recipe is None:  # given, or its teachers put together: nothing is taught
         return
@@ -88,6 +106,7 @@ class _Dry:
         self.labels = labels[self.rows]
         self.dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
         self.teachers = tuple(self._numbers(view)[0] for view in views)
+        self.context: Context | None = None
 
     def student(self) -> tuple[View, list[Tensor]]:
         """A view of the student, and the tensors of it that may have a gradient."""
@@ -118,15 +137,23 @@ class _Dry:
             try:
                 loss = term.loss(Forward(batch, targets, view, teachers))
                 taught = _has_gradient(loss, leaves)
-            except Exception as error:  # of a plugin: whatever it is
-                raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+            except Exception as error:  # as above
+                raise ValueError(f"{what}: {self._explained(error)}") from error
             if not isinstance(loss, Tensor) or loss.shape != ():
                 shape = getattr(loss, "shape", None)
                 got = type(loss).__name__ if shape is None else f"shape {tuple(shape)}"
                 raise ValueError(f"{what}, must give their mean loss, a () tensor; got {got}")
+            if strangers := _weights(loss) - {id(one) for one in (*leaves, *term.parameters())}:
+                raise ValueError(
+                    f"{what}, has {len(strangers)} weights that nothing trains: give an nn.Module "
+                    "that holds them, as a class or returned by the function"
+                )
             if taught or not term.weight:
                 return
         raise ValueError(f"{what}, has no gradient in what the student shows")
+
+    def _explained(self, error: Exception) -> str:
+        return explained(error, self.run, self.context)
 
     def _tried(self, kind: str) -> str:
         images = "mixed images" if self.run.mixup_alpha else "images"
@@ -140,7 +167,7 @@ class _Dry:
             targets = source(batch)
             source.observe(batch, _Shown(self), self.student()[0])
         except Exception as error:  # as above
-            raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{what}: {self._explained(error)}") from error
         shape, needed = tuple(targets.shape), (len(self.rows), self.own.logits.shape[1])
         if shape not in (needed, needed[:1]):
             raise ValueError(f"{what}, gives targets of shape {shape}, needs {needed}")
@@ -199,6 +226,20 @@ class _Shown(nn.Module):
 
     def forward(self, images: Tensor) -> View:
         return self.dry.student()[0]
+
+
+def _weights(loss: Tensor) -> set[int]:
+    """The ids of the leaves of a loss that have a gradient."""
+    found, waiting, seen = set(), [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [after for after, _ in node.next_functions]
+    return found
 
 
 def _has_gradient(loss: Any, leaves: Sequence[Tensor]) -> bool:

@@ -19,8 +19,10 @@ def _by_seed(values: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
 
 
 def reference(pool: pd.DataFrame, factor: str) -> Any:
-    """What a factor's effects are measured against: the usual level, or the first that is there."""
-    levels = pool[factor].unique()
+    """What a factor's effects are measured against: the usual level, or the first that is there;
+    of teacher losses one of a teacher, for a method without any is no level of it."""
+    levels = [level for level in pool[factor].unique()
+              if factor != "teacher_loss" or level != NO_KD]  # fmt: skip
     return REFERENCE[factor] if REFERENCE[factor] in levels else next(iter(levels), None)
 
 

@@ -123,6 +123,12 @@ def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     lines = []
     for key, group in table.groupby(names, observed=True):
         labels = dict(zip(names, key, strict=True))
+        if group["seed"].duplicated().any():
+            twins = group.loc[group["seed"].duplicated(keep=False), "id"].head(2)
+            raise ValueError(
+                f"runs: {' and '.join(twins)} have the same seed and labels, so they are no two "
+                "seeds of one cell; make a variant in `options` ({kd_T2: {of: kd, temperature: 2}})"
+            )
         line = {"cell": cell_label(labels), **labels, "seeds": int(group["acc"].count())}
         line |= means(group) | {"harmonic": np.nan} | group[PLAIN].mean().to_dict()
         flags = dict.fromkeys(group["flags"].explode().dropna())
