@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kdlib import seeding
 from kdlib.config import Augment
+from kdlib.registry import AUGMENTATIONS
 from kdlib.types import Batch, Clock, Draw, Mix
 
 
@@ -29,6 +30,24 @@ def crop_flip(
 def mixup(values: Tensor, mix: Mix) -> Tensor:
     """lam * v + (1 - lam) * v[permutation] along the first dimension (Zhang et al. 2018)."""
     return mix.lam * values + (1 - mix.lam) * values[mix.permutation]
+
+
+def check_transform(name: str, channels: int, size: int) -> None:
+    """Try a registered augmentation on made-up images; ValueError names it where it fails, or gives
+    anything but images of the same shape and dtype."""
+    what = f"{AUGMENTATIONS.kind} {name!r}, tried on 4 images"
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.rand(4, channels, size, size, generator=drawn)
+    try:
+        found = AUGMENTATIONS[name].build(images.clone(), drawn)
+        same = (found.shape, found.dtype) == (images.shape, images.dtype)
+    except Exception as error:  # of a plugin: whatever it is
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+    if not same:
+        raise ValueError(
+            f"{what}, gives {tuple(found.shape)} {found.dtype} of {tuple(images.shape)} "
+            f"{images.dtype}"
+        )
 
 
 class Stream:
@@ -81,13 +100,23 @@ class Stream:
     def batch(self, draw: Draw) -> Batch:
         """The batch that was drawn."""
         where = draw.rows, draw.offsets, draw.flips
-        images = crop_flip(self.padded, *where, self.image_size).float() / 255
+        images = self._transformed(
+            crop_flip(self.padded, *where, self.image_size).float() / 255, draw
+        )
         targets, mix, unmixed = self.labels[draw.rows], None, None
         if draw.lam is not None:
             mix = Mix(draw.partners, draw.lam)
             unmixed, images = images, mixup(images, mix)
             targets = mixup(self.one_hot[draw.rows], mix)
         return Batch(images, targets, draw.rows, draw.clock, mix, unmixed)
+
+    def _transformed(self, images: Tensor, draw: Draw) -> Tensor:
+        """After a transform of the user's own, where there is one."""
+        name = self.augment.transform
+        if name is None:
+            return images
+        draws = seeding.generator(self.seed, f"transform {name}", draw.clock.epoch, draw.clock.step)
+        return AUGMENTATIONS[name].build(images, draws)
 
     def _draws(self, purpose: str, epoch: int) -> torch.Generator:
         return seeding.generator(self.seed, purpose, epoch)

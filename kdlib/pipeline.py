@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kdlib import evaluate, given, models, objectives, train
+from kdlib.augment import check_transform
 from kdlib.config import Execution, Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, at_hand, image_selection, image_set
 from kdlib.device import check_precision, set_up_device
@@ -78,6 +79,8 @@ class Lab:
             labels = torch.from_numpy(record.train_labels[selection.train_indices])
             counts = torch.as_tensor(selection.class_counts)
             objectives.check(run, record, labels, counts)
+            if run.augment.transform:
+                check_transform(run.augment.transform, record.in_channels, record.image_size)
             check_precision(run.precision, self.device)
             if self.execution.cuda_graphs and run.recipe:
                 train.check_replay(run, record, self.device)

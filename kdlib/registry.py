@@ -167,7 +167,13 @@ MODELS = Registry("model")
 # section: the module of kdlib.report that writes its part of the report. concludes: it runs once
 # more when all its runs are there. drawing: how long it draws, in starts of a job.
 STUDIES = Registry("notebook")
-ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES)
+# (recipe, parameters, lr tensor, cuda_graphs) -> an optimizer; fact needs_lr: it has no default.
+OPTIMIZERS = Registry("optimizer")
+# (recipe, epoch, fractions included) -> the rate; fact milestones: it reads them.
+SCHEDULES = Registry("schedule")
+# ((B, C, H, W) images in [0, 1], a generator on the CPU) -> images of that shape.
+AUGMENTATIONS = Registry("augmentation")
+ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
 
 
 @contextmanager

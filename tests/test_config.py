@@ -138,7 +138,7 @@ def test_an_id_is_what_decides_the_numbers_and_nothing_else():
         ({"controls": {"c": {"kd_methods": "kd", "teacher_losses": "cee"}}}, "controls.c: .*'cee'"),
         ({"seeds": [0, 0]}, "seeds: .*a value stands twice"),
         ({"student_losses": []}, "student_losses: .*at least 1 item"),
-        ({"milestones": [3]}, "milestones go with schedule 'step'"),
+        ({"milestones": [3]}, "schedule 'cosine' takes no milestones"),
         ({"optimizer": "adam"}, "lr must be given for adam"),
         ({"options": {"kd": {"weight": -1}}}, "weight of 'kd' takes a number >= 0, got -1"),
         ({"teacher_recipe": {"epoch": 2}}, "unknown key 'epoch', did you mean 'epochs'"),

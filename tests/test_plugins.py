@@ -9,7 +9,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
-from kdlib import Lab, Params, given, grid, load_student, registry, report
+from kdlib import Lab, Params, given, grid, load_student, registry, report, train
 from kdlib.config.plugins import load_plugin
 
 PLUGIN = """
@@ -356,3 +356,95 @@ def test_a_model_of_other_classes_is_refused_by_name_before_any_training(plugin,
     ):
         complete(plugin, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+TRAINING = """
+import torch
+from kdlib.registry import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
+
+@OPTIMIZERS.register("adamw", needs_lr=True)
+def adamw(recipe, parameters, lr, cuda_graphs):
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=recipe.weight_decay)
+
+@SCHEDULES.register("linear")
+def linear(recipe, epoch):
+    return recipe.lr * (1 - epoch / recipe.epochs)
+
+@AUGMENTATIONS.register("brightness")
+def brightness(images, draws):
+    factors = 0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=draws)
+    return (images * factors.to(images.device)).clamp(0, 1)
+"""
+OWN_TRAINING = {"optimizer": "adamw", "schedule": "linear", "lr": 0.01, "epochs": 2,
+                "augment": {"transform": "brightness"}}  # fmt: skip
+
+
+@pytest.fixture
+def training(plugin, monkeypatch):
+    for name in ("OPTIMIZERS", "SCHEDULES", "AUGMENTATIONS"):
+        part = getattr(registry, name)
+        monkeypatch.setattr(part, "_entries", dict(part._entries))
+    plugin.write_text(PLUGIN + TRAINING)
+    return plugin
+
+
+def test_an_optimizer_a_schedule_and_an_augmentation_of_a_file(training, tmp_path):
+    row = complete(training, tmp_path / "out", **OWN_TRAINING)
+    parts = ("optimizer adamw", "schedule linear", "augmentation brightness")
+    for part in (*parts, *(f"teacher's {part}" for part in parts)):
+        assert row["versions"][part].startswith("1 of ")
+    assert row["run"]["augment"] == {"crop": 0, "flip": False, "transform": "brightness"}
+    plain = complete(training, tmp_path / "out", lr=0.01, epochs=2, augment={})
+    assert not any("adamw" in part or "sgd" in part for part in plain["versions"])
+    assert "transform" not in plain["run"]["augment"]  # rows of before keep their ids
+    training.write_text(PLUGIN + TRAINING.replace("0.8 + 0.4", "0.5 + 0.5"))
+    again = complete(training, tmp_path / "out", **OWN_TRAINING)
+    assert again["versions"] != row["versions"]
+    assert again["history"] != row["history"]
+
+
+def test_a_training_of_ones_own_resumes_bit_for_bit_and_a_cohort_equals_lone_students(
+    training, tmp_path
+):
+    changes = OWN_TRAINING | {"kd_methods": ["none", "gap"], "teacher_losses": ["ce"]}
+    params = Params.of(**BASE | changes, plugins=[str(training)])
+    runs = grid.student_runs(params)
+    lab = Lab.of(params, tmp_path / "whole")
+    together = lab.complete(runs)
+    for run, row in zip(runs, together, strict=True):
+        (alone,) = Lab.of(params, tmp_path / run.id).complete([run])
+        assert alone["metrics"] == row["metrics"]
+    record, selection = lab.record(runs[1]), lab.selection(runs[1])
+    teachers = [lab.network(teacher) for teacher in runs[1].teachers]
+    kept = []
+    train.fit([runs[1]], record, selection, teachers, keep=lambda run, one: kept.append(one))
+    (resumed,) = train.fit([runs[1]], record, selection, teachers, resume=kept[:1])
+    assert resumed.history == together[1]["history"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "adamv"}, "unknown optimizer 'adamv', did you mean 'adam"),
+        ({"schedule": "linaer"}, "unknown schedule 'linaer', did you mean 'linear'"),
+        ({"augment": {"transform": "brigthness"}}, "augment: unknown augmentation 'brigthness'"),
+        ({"lr": None}, "parameters: lr must be given for adamw, the default rule is SGD's"),
+        ({"milestones": [1]}, "parameters: schedule 'linear' takes no milestones"),
+    ],
+)
+def test_what_is_wrong_with_a_training_of_ones_own_is_said(changes, said, training, tmp_path):
+    with pytest.raises(ValueError, match=said) as caught:
+        complete(training, tmp_path / "out", **OWN_TRAINING | changes)
+    assert len(str(caught.value)) < 200  # and not the whole of the params
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("[:, :, 1:]", r"gives \(4, 1, 7, 8\) torch.float32 of \(4, 1, 8, 8\)"),
+     (".half()", "gives .* torch.float16"), (".clamp_by(1)", ": AttributeError: ")],
+)  # fmt: skip
+def test_an_augmentation_that_fails_is_named_before_training(broken, said, training, tmp_path):
+    training.write_text(PLUGIN + TRAINING.replace(".clamp(0, 1)", broken))
+    with pytest.raises(ValueError, match=f"augmentation 'brightness', tried on 4 images.*{said}"):
+        complete(training, tmp_path / "out", **OWN_TRAINING)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))

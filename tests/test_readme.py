@@ -14,8 +14,9 @@ from kdlib.plan import ROOT, plan
 
 TINY = {
     "imbalance_factor": 2, "batch_size": 8, "epochs": 1, "mixup": False, "seeds": 0,
-    "teacher_losses": ["ce"], "student_losses": ["focal"], "kd_methods": ["logit_mse"],
+    "teacher_losses": ["ce"], "student_losses": ["focal"], "kd_methods": ["logit_mse+hint"],
     "teacher_model": "two_stages", "student_model": "two_stages", "data": "stripes",
+    "optimizer": "adamw", "lr": 0.01, "augment": {"transform": "brightness"},
 }  # fmt: skip
 
 
@@ -25,23 +26,25 @@ def blocks():
 
 @pytest.fixture
 def registries(monkeypatch):
-    for name in ("TERMS", "LABEL_LOSSES", "MODELS"):
+    for name in ("TERMS", "LABEL_LOSSES", "MODELS", "OPTIMIZERS", "AUGMENTATIONS"):
         part = getattr(registry, name)
         monkeypatch.setattr(part, "_entries", dict(part._entries))
 
 
 def test_every_block_is_short():
-    assert len(blocks()) == 5
+    assert len(blocks()) == 7
     assert max(len(block.splitlines()) for block in blocks()) <= 15
 
 
 def test_what_the_readme_adds_makes_a_grid_of_its_own(registries, tmp_path):
+    names = {"folder": tmp_path}
     for block in blocks()[1:]:
-        exec(compile(block, "README.md", "exec"), {"folder": tmp_path})
+        exec(compile(block, "README.md", "exec"), names)
     params = Params.of(**TINY, data_dir=str(tmp_path))
     (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
     assert row["data"]["name"] == "stripes"
-    assert set(row["weights"]) == {"label", "logit_mse"}
+    assert set(row["weights"]) == {"label", "logit_mse", "hint"}
+    assert row["versions"]["optimizer adamw"]
 
 
 def test_a_folder_a_class_makes_a_long_tailed_grid(tmp_path):

@@ -1,20 +1,15 @@
 """What may be asked for: runs and params files, checked before anything is trained."""
 
+from kdlib.config.fields import Count, Fraction, NonNegative, Positive, Share
 from kdlib.config.loading import load_params, load_settings, merge
 from kdlib.config.options import resolve_options
+from kdlib.config.recipe import Augment, Recipe
 from kdlib.config.schema import (
-    Augment,
     Control,
-    Count,
     Execution,
-    Fraction,
     Given,
-    NonNegative,
     Params,
-    Positive,
-    Recipe,
     Run,
-    Share,
     StudyParams,
     by_stream,
     fingerprint,

@@ -11,88 +11,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from kdlib.config.fields import (
+    Count,
+    Fraction,
+    Levels,
+    Names,
+    NonNegative,
+    Positive,
+    Seeds,
+    Strict,
+    Switches,
+    distinct,
 )
-
 from kdlib.config.plugins import load_plugin
+from kdlib.config.recipe import Augment, Recipe
 from kdlib.registry import suggest
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int | float) else value
-
-
-def _distinct(values: tuple) -> tuple:
-    if len(set(values)) < len(values):
-        raise ValueError("a value stands twice")
-    return values
-
-
-_AXIS = (BeforeValidator(_as_tuple), AfterValidator(_distinct), Field(min_length=1))
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], *_AXIS]
-Levels = Annotated[tuple[str, ...], *_AXIS[:2]]  # may be empty: control grids alone
-Names = Annotated[tuple[str, ...], *_AXIS]
-Lengths = Annotated[tuple[Count, ...], *_AXIS]
-Switches = Annotated[tuple[bool, ...], *_AXIS]
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Augment(Strict):
-    """Random crop after zero padding by `crop` pixels on each side; random horizontal flip."""
-
-    crop: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-
-
-class Recipe(Strict):
-    """How a network is optimised. lr None: 0.1 for a batch of 128, in proportion to the batch.
-
-    schedule "cosine" falls to 0 after `warmup_epochs` of linear warm-up (at most half of the
-    training); "step" multiplies lr by `gamma` at each of `milestones` (epochs), without warm-up.
-    `eval_every`: epochs between looks at validation. lr must be given for adam.
-    """
-
-    epochs: Count = 200
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: Positive | None = None
-    weight_decay: NonNegative = 5e-4
-    momentum: Fraction = 0.9
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: NonNegative = 5
-    milestones: tuple[Count, ...] = ()
-    gamma: Positive = 0.1
-    eval_every: Count = 1
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError("milestones go with schedule 'step', and only with it")
-        if self.optimizer == "adam" and self.lr is None:
-            raise ValueError("lr must be given for adam, the default rule is SGD's")
-        return self
-
-    def explicit(self) -> Self:
-        """The same with lr as a number, as every run has it."""
-        return self.model_copy(update={"lr": self.lr or 0.1 * self.batch_size / 128})
 
 
 class GivenPreprocess(Strict):
@@ -166,11 +101,9 @@ class Run(Strict):
     seed: int
     model: str
     given: Given | None = None
-    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)] | None = (
-        None
-    )
-    objective: dict[str, dict[str, Any]] = {}
-    targets: Annotated[dict[str, dict[str, Any]], Field(max_length=1)] = {}
+    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(distinct)] | None = None
+    objective: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    targets: Annotated[dict[str, dict[str, Any]], Field(max_length=1, default_factory=dict)]
     mixup_alpha: NonNegative = 0.0
     augment: Augment = Augment()
     recipe: Annotated[Recipe, AfterValidator(Recipe.explicit)] | None = None
@@ -179,7 +112,7 @@ class Run(Strict):
     teachers: tuple["Run", ...] = ()
     fidelity_every: Annotated[int, Field(ge=0)] = 0
     pretrained: str = ""
-    labels: dict[str, Any] = {}
+    labels: dict[str, Any] = Field(default_factory=dict)
     folder: str = ""
 
     def identity(self) -> dict[str, Any]:
@@ -262,7 +195,7 @@ class StudyParams(Recipe, Execution):
     val_fraction: Fraction | None = None
     augment: Augment | None = None
     seeds: Seeds = (0,)
-    options: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     only: tuple[str, ...] = ()
 
     @classmethod
@@ -296,9 +229,9 @@ class Params(StudyParams):
     plain_losses: Names | None = None
     mixup: Switches = (False, True)
     mixup_alpha: Positive = 1.0
-    teacher_recipe: dict[str, Any] = {}
-    controls: dict[str, Control] = {}
-    given_students: dict[str, Given] = {}
+    teacher_recipe: dict[str, Any] = Field(default_factory=dict)
+    controls: dict[str, Control] = Field(default_factory=dict)
+    given_students: dict[str, Given] = Field(default_factory=dict)
     share_runs: bool = False
 
 
@@ -326,7 +259,9 @@ def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> A
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"])
+            path = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {message[:1].lower()}{message[1:]}, got {item['input']!r}")
+            message = f"{message[:1].lower()}{message[1:]}"
+            # An error of several keys together says itself which.
+            lines.append(f"{path}: {message}, got {item['input']!r}" if path else message)
         raise ValueError(f"{where}: " + "; ".join(lines)) from None

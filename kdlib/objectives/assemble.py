@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from kdlib import seeding
 from kdlib.config import Augment, Run
 from kdlib.objectives.base import LABEL, Context, Term
-from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS, Entry
+from kdlib.registry import (
+    AUGMENTATIONS,
+    LABEL_LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULES,
+    TARGETS,
+    TERMS,
+    Entry,
+)
 from kdlib.types import Clock, Forward
 
 
@@ -162,6 +171,16 @@ def class_sets(run: Run, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     return tuple(sets)
 
 
+def _of_recipe(run: Run) -> dict[str, int | str]:
+    """Of optimizer, schedule and augmentation those from outside kdlib: its own are part of the
+    training core's version."""
+    names = {AUGMENTATIONS: run.augment.transform}
+    if run.recipe:
+        names |= {OPTIMIZERS: run.recipe.optimizer, SCHEDULES: run.recipe.schedule}
+    found = {f"{part.kind} {name}": part[name].version for part, name in names.items() if name}
+    return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
 def versions(run: Run) -> dict[str, int | str]:
     """The version of every part that shaped this run, its teachers' included."""
     used = {f"model {run.model}": MODELS[run.model].version}
@@ -169,6 +188,7 @@ def versions(run: Run) -> dict[str, int | str]:
         registry, part = (LABEL_LOSSES, options["loss"]) if name == LABEL else (TERMS, name)
         used[f"{registry.kind} {part}"] = registry[part].version
     used |= {f"{TARGETS.kind} {name}": TARGETS[name].version for name in run.targets}
+    used |= _of_recipe(run)
     for teacher in run.teachers:
         used |= {f"teacher's {part}": version for part, version in versions(teacher).items()}
     return used

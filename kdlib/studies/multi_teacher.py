@@ -12,7 +12,7 @@ from pydantic import Field
 
 from kdlib import grid
 from kdlib.config import Augment, Count, NonNegative, Positive, Run, StudyParams, merge
-from kdlib.config.schema import Names
+from kdlib.config.fields import Names
 from kdlib.registry import STUDIES
 
 STEM = "05_multi_teacher_fidelity"

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from kdlib import grid
 from kdlib.config import Augment, Count, Given, Positive, Recipe, Run, Share, StudyParams
-from kdlib.config.schema import Names, Seeds, Strict, Switches
+from kdlib.config.fields import Names, Seeds, Strict, Switches
 from kdlib.grid import NO_KD
 from kdlib.known_sets import KNOWN_SETS
 from kdlib.notices import warn_once

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from kdlib.config import StudyParams, validate
-from kdlib.config.schema import Count, Names, Strict
+from kdlib.config.fields import Count, Names, Strict
 from kdlib.registry import STUDIES, suggest
 
 STEM = "07_published_claims"

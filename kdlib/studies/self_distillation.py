@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kdlib import grid
 from kdlib.config import NonNegative, Run, StudyParams
-from kdlib.config.schema import Levels, Names, Seeds, Strict
+from kdlib.config.fields import Levels, Names, Seeds, Strict
 from kdlib.grid import NO_KD
 from kdlib.registry import STUDIES
 

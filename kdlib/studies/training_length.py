@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from kdlib import grid
 from kdlib.config import Given, Params, Run
-from kdlib.config.schema import Lengths
+from kdlib.config.fields import Lengths
 from kdlib.registry import STUDIES
 
 STEM = "00_training_length"

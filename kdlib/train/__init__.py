@@ -10,11 +10,11 @@ from kdlib.train.loop import (
     Cohort,
     fit,
     kept_threads,
-    learning_rate,
     probed_steps,
     with_unprobed,
 )
 from kdlib.train.networks import FINAL, build_network, network_shape, predict, predict_heads
+from kdlib.train.recipes import learning_rate
 from kdlib.train.student import Progress, Trained
 from kdlib.train.timing import clock_of, latency_ms, seconds_an_epoch
 

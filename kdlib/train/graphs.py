@@ -45,6 +45,11 @@ def check_replay(run: Run, record: ImageSet, device: str) -> None:
     """
     if device != "cuda":
         raise ValueError(f"cuda_graphs needs a CUDA device, got {device}: set cuda_graphs=false")
+    if run.augment.transform:
+        raise ValueError(
+            f"cuda_graphs: the augmentation {run.augment.transform!r} draws in each step, which a "
+            "replay cannot: set cuda_graphs=false"
+        )
     if names := _drawn(record.image_size, **network_shape(run, record)):
         raise ValueError(
             f"cuda_graphs: the model {run.model!r} draws in each step (dropout? {names[0]}), which "

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from kdlib import objectives
 from kdlib.augment import Stream
-from kdlib.config import Recipe, Run
+from kdlib.config import Run
 from kdlib.data import ImageSet, Selection
+from kdlib.registry import OPTIMIZERS
 from kdlib.teachers import CachedTeachers, FrozenTeachers
 from kdlib.train.graphs import WARM_STEPS, Gpu, Replayed, check_replay
 from kdlib.train.networks import build_network, predict
+from kdlib.train.recipes import learning_rate
 from kdlib.train.student import Progress, Student, Trained, restore, save
 from kdlib.types import Batch, Draw
 
@@ -26,23 +28,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 log = logging.getLogger("kdlib")
 Keep = Callable[[Run, Progress], None]
-
-
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a point of training; `epoch` counts finished epochs, fractions included. A
-    warm-up is never longer than half of the training.
-
-    >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1)
-    >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]
-    [0.0, 0.05, 0.1, 0.05, 0.0]
-    """
-    if recipe.schedule == "step":
-        return recipe.lr * recipe.gamma ** sum(epoch >= at for at in recipe.milestones)
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
-    if epoch < warmup:
-        return recipe.lr * epoch / warmup
-    done = (epoch - warmup) / (recipe.epochs - warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def probed_steps(epochs: int, steps: int) -> int:
@@ -67,18 +52,6 @@ def kept_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _optimizer(
-    recipe: Recipe, parameters: list[nn.Parameter], lr: Tensor, cuda_graphs: bool
-) -> torch.optim.Optimizer:
-    common = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.optimizer == "adam":
-        adam = torch.optim.Adam(parameters, capturable=cuda_graphs, **common)
-        adam._warned_capturable_if_run_uncaptured = True  # its first steps do run uncaptured
-        return adam
-    nesterov = recipe.momentum > 0
-    return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
 
 
 def fit(
@@ -165,7 +138,8 @@ class Cohort:
         # A tensor, for a replayed step to read: fused CUDA kernels take floats, on a CPU doubles.
         width = torch.float64 if device == "cpu" else torch.float32
         self.lr = torch.zeros((), dtype=width, device=device)
-        self.optimizer = _optimizer(self.recipe, weights, self.lr, cuda_graphs)
+        optimizer = OPTIMIZERS[self.recipe.optimizer].build
+        self.optimizer = optimizer(self.recipe, weights, self.lr, cuda_graphs)
         self.replayed = self._replayed(record, device) if cuda_graphs else None
 
     @property
