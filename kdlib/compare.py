@@ -6,34 +6,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdlib.quantities import QUANTITIES
 from kdlib.store import Row, read_row
+
+SHOWN = ("acc", "nll", "ece")  # of the test split, where two runs differ in their params
 
 
 @dataclass
 class Comparison:
-    """Ids of the runs that both folders have, or one alone, and the rows that differ, in words."""
+    """Ids of the runs that both folders have, or one alone, and the rows that differ, in words;
+    `changed`: of runs in one folder alone, those of one place (folder, labels, seed), which differ
+    in their params: in which, and by how much in the metrics."""
 
     both: list[str] = field(default_factory=list)
     only: dict[str, list[str]] = field(default_factory=dict)
     differing: dict[str, list[str]] = field(default_factory=dict)
+    changed: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
         """The same runs with the same rows."""
-        return not self.differing and not any(self.only.values())
+        return not (self.differing or self.changed or any(self.only.values()))
 
     def lines(self) -> list[str]:
         """For people, the verdict last."""
         lines = [f"only in {place}: {run}" for place, runs in self.only.items() for run in runs]
-        for run, texts in self.differing.items():
+        for run, texts in (self.changed | self.differing).items():
             lines += [run, *(f"  {text}" for text in texts)]
-        alone = sum(map(len, self.only.values()))
+        alone, changed = sum(map(len, self.only.values())), len(self.changed)
         verdict = f"{len(self.both)} rows in both, {len(self.differing)} differ"
+        verdict += f"; {changed} of other params" if changed else ""
         return [*lines, verdict + (f"; {alone} rows in one folder only" if alone else "")]
 
 
 def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Comparison:
-    """Compare the metrics, and the data they come from, of all rows under two folders, by run id.
+    """Compare the metrics, and the data they come from, of all rows under two folders, by run id;
+    runs of other params by their folder, labels and seed.
 
     tolerance: the largest absolute difference of two numbers that counts as none. Where and when a
     row was made is not compared. FileNotFoundError for a folder without rows, ValueError for a
@@ -43,9 +51,16 @@ def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Co
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     here, there = _rows(first), _rows(second)
     found = Comparison(both=sorted(here.keys() & there.keys()))
+    alone, others = (sorted(own.keys() - found.both) for own in (here, there))
+    places = {_place(here[run]): run for run in alone}
+    for run in others:
+        one = places.get(_place(there[run]))
+        if one is not None:
+            found.changed[f"{one} and {run}"] = _change(here[one], there[run])
+    paired = {run for pair in found.changed for run in pair.split(" and ")}
     found.only = {
-        str(place): sorted(own.keys() - other.keys())
-        for place, own, other in ((first, here, there), (second, there, here))
+        str(place): [run for run in runs if run not in paired]
+        for place, runs in ((first, alone), (second, others))
     }
     for run in found.both:
         texts = []
@@ -54,6 +69,21 @@ def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Co
         if texts:
             found.differing[run] = texts
     return found
+
+
+def _place(row: Row) -> str:
+    """What a run is, whatever its params: a run's own id where its row does not say."""
+    known = row.get("folder"), row.get("labels"), row.get("run", {}).get("seed")
+    return row["id"] if None in known else repr(known)
+
+
+def _change(one: Row, other: Row) -> list[str]:
+    tests = [row["metrics"]["test"] for row in (one, other)]
+    return [
+        *_differences(one["run"], other["run"], 0.0, "run"),
+        *(f"test {QUANTITIES[name].word} {QUANTITIES[name].amount(tests[1][name] - tests[0][name])}"
+          for name in SHOWN),
+    ]  # fmt: skip
 
 
 def _rows(folder: str | Path) -> dict[str, Row]:

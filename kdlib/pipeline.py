@@ -4,6 +4,7 @@ Notebooks, batch jobs and tests all go through `Lab.complete`, so a notebook tha
 what it lacks, and a batch job that is started again does only what is left.
 """
 
+import functools
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -58,10 +59,10 @@ class Lab:
 
     @classmethod
     def of(cls, params: StudyParams, out_dir: str | Path = "") -> "Lab":
-        """The lab of a params file or a notebook; without `out_dir`, a temporary folder."""
+        """The lab of a params file or a notebook; without `out_dir`, in a temporary folder, one for
+        all labs of a process."""
         values = {key: getattr(params, key) for key in Execution.model_fields}
-        folder = out_dir or tempfile.mkdtemp(prefix="kdlib-")
-        return cls(folder, Execution(**values), params.data_dir, params.trust_data)
+        return cls(out_dir or _temporary(), Execution(**values), params.data_dir, params.trust_data)
 
     def record(self, run: Run) -> ImageSet:
         """The data set of a run: the classes it knows, where it says which."""
@@ -219,7 +220,7 @@ class Lab:
             return evaluate.pooled_predictions(run, self._teacher_views(run), *data)
         found = evaluate.predictions(trained, *data)
         if len(run.teachers) > 1 and all(one.classes == run.classes for one in run.teachers):
-            theirs = [self._test_logits(teacher) for teacher in run.teachers]
+            theirs = [self.predictions(teacher)["test_logits"] for teacher in run.teachers]
             found[evaluate.TEACHERS_LOGITS] = np.stack(theirs)
         return found
 
@@ -232,13 +233,16 @@ class Lab:
             self._views = {asked: evaluate.teacher_views(networks, *data, run.seed)}
         return self._views[asked]
 
-    def _test_logits(self, run: Run) -> np.ndarray:
-        """A done run's float16 logits on test, stored or predicted once more."""
+    def predictions(self, run: Run) -> dict[str, np.ndarray]:
+        """What a run says of its images, by name: `test_logits` (N, K) float16 and `test_labels`,
+        those of validation where it has any, ...; stored ones, or predicted once more. A run that
+        is not done is done first."""
         path = self.store.path(run, "predictions")
+        row = self.complete([run])[0]
         if not path.exists():
-            return self._predictions(train.Trained(run, self.network(run)))["test_logits"]
-        sha256 = self.store.row(run)["files"]["predictions"]
-        return read_tensors(path, sha256)["test_logits"].numpy()
+            return self._predictions(train.Trained(run, self.network(run)))
+        stored = read_tensors(path, row["files"]["predictions"])
+        return {name: tensor.numpy() for name, tensor in stored.items()}
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
@@ -274,6 +278,13 @@ class Lab:
                 "%s was rebuilt and differs: test accuracy %.4f, was %.4f", run.id, now, was
             )
         return self.store.network(run)
+
+
+@functools.cache
+def _temporary() -> str:
+    folder = tempfile.mkdtemp(prefix="kdlib-")
+    log.info("results in %s, which is temporary: out_dir keeps them elsewhere", folder)
+    return folder
 
 
 @contextmanager

@@ -60,7 +60,12 @@ class Plan:
 
 
 def profiles() -> list[str]:
-    """The folders of params/."""
+    """The folders of params/; FileNotFoundError where there are none."""
+    if not (ROOT / "params").is_dir():
+        raise FileNotFoundError(
+            f"no params/ in {ROOT}: profiles need a clone of the repository, an installed kdlib is "
+            "the library alone"
+        )
     return sorted(path.name for path in (ROOT / "params").iterdir() if path.is_dir())
 
 

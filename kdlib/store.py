@@ -168,6 +168,7 @@ def _network(row: Row, checkpoint: Path) -> nn.Module:
     network.load_state_dict(read_tensors(checkpoint, row["files"]["checkpoints"]))
     fit = row["metrics"].get("temperature", {})
     network.temperature = None if fit.get("at_bound") else fit.get("T")
+    network.classes = tuple(row["classes"])
     return network.eval()
 
 
@@ -200,9 +201,7 @@ def load_student(row_or_id: Row | str, results: str | Path = "results") -> nn.Mo
         raise LookupError(f"{name}: the model {model!r} is of a plugin, import that file first")
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is not there: run its profile again to rebuild it")
-    network = _network(row, checkpoint)
-    network.classes = tuple(row["classes"])
-    return network
+    return _network(row, checkpoint)
 
 
 def _checkpoint(row: Path) -> Path:

@@ -14,7 +14,8 @@ LOGITS = "logits"
 
 
 class FrozenTeachers:
-    """Trained networks that only look: eval mode, BatchNorm folded, no gradient.
+    """Trained networks, or modules of logits, that only look: eval mode, BatchNorm folded, no
+    gradient.
 
     Folding changes logits by rounding only; the teachers see the students' (mixed) images through
     their own preprocessing. A network's attribute `temperature`, where it has one, goes into its
@@ -25,7 +26,9 @@ class FrozenTeachers:
         self.device = device
         # cuDNN would bring the weights into this format in each step; a CPU does not care.
         layout = torch.preserve_format if device == "cpu" else torch.channels_last
-        folded = [models.fold_batchnorm(network) for network in networks]
+        shown = [one if isinstance(one, models.Network | models.Plain) else models.Plain(one)
+                 for one in networks]  # fmt: skip
+        folded = [models.fold_batchnorm(network) for network in shown]
         self.networks = [network.to(device, memory_format=layout) for network in folded]
 
     @torch.no_grad()

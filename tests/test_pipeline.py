@@ -604,3 +604,36 @@ def test_damaged_progress_is_named_and_not_used(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lab.store, "write", write)
     lab.complete([run])
     assert f"{path} is damaged" in caplog.text
+
+
+def test_what_a_run_says_of_its_images_is_at_hand(tmp_path):
+    """Stored, or predicted once more; a run that is not done is done first."""
+    params = Params.of(**BASE)
+    lab, (run, *_) = Lab.of(params, tmp_path), grid.student_runs(params)
+    found = lab.predictions(run)
+    row = lab.complete([run])[0]
+    hits = found["test_logits"].argmax(axis=1) == found["test_labels"]
+    assert hits.mean() == pytest.approx(row["metrics"]["test"]["acc"])
+    lab.store.path(run, "predictions").unlink()
+    again = lab.predictions(run)
+    np.testing.assert_array_equal(again["test_logits"], found["test_logits"])
+    assert lab.network(run).classes == tuple(row["classes"])
+
+
+def test_labs_without_a_folder_share_one(caplog):
+    """So that what a notebook trained is there when its cells are run again."""
+    params = Params.of(**BASE)
+    one, other = Lab.of(params), Lab.of(params)
+    assert one.store.root == other.store.root
+    (run, *_) = grid.student_runs(params)
+    row = one.complete([run])[0]
+    assert other.stored(run) == row
+
+
+def test_records_say_in_a_line_what_they_are():
+    lab, (run, *_) = Lab.of(Params.of(**BASE)), grid.student_runs(Params.of(**BASE))
+    record, selection = lab.record(run), lab.selection(run)
+    assert repr(record).startswith("<ImageSet 'digits': ")
+    assert repr(record).endswith(" test images of 8 x 8 x 1, 10 classes>")
+    assert repr(selection).startswith(f"<Selection: {len(selection.train_indices)} training images")
+    assert max(len(repr(record)), len(repr(selection))) < 200

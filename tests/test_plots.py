@@ -301,6 +301,17 @@ def test_networks_are_drawn_from_their_curves():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), 100 * np.column_stack(curve))
 
 
+def test_reliability_takes_one_network_or_bins_alone(tmp_path):
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 500)
+    bins = metrics.reliability_bins(probs, probs.argmax(axis=1))
+    whole = plots.reliability({"net": {"as trained": bins}}, "title").axes[0]
+    for shown in (bins, {"as trained": bins}):
+        (axes,) = plots.reliability(shown, "title").axes
+        drawn, wanted = (one.collections[0].get_offsets() for one in (axes, whole))
+        np.testing.assert_array_equal(drawn, wanted)
+    assert plots.save(plots.reliability(bins, "title"), str(tmp_path), "one").is_file()
+
+
 def test_batch_ece_stands_beside_the_whole_sets():
     table = report.batch_ece([0.5, 0.7], images=500, batch=100)
     (axes,) = plots.batch_ece(table, "title").axes

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """A named set of square images, as `load` and `from_arrays` check and return it.
 
@@ -26,6 +26,13 @@ class ImageSet:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     fingerprint: dict[str, str]
+
+    def __repr__(self) -> str:
+        return (
+            f"<ImageSet {self.name!r}: {len(self.train_labels)} training and "
+            f"{len(self.test_labels)} test images of {self.image_size} x {self.image_size} x "
+            f"{self.in_channels}, {self.num_classes} classes>"
+        )
 
     @property
     def num_classes(self) -> int:

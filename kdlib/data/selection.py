@@ -16,7 +16,7 @@ from kdlib.data.records import ImageSet, as_labels
 from kdlib.seeding import numpy_generator
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """A run's share of the training images; the three index arrays are disjoint, sorted, int64 and
     together the whole of `record.train_images`.
@@ -33,6 +33,12 @@ class Selection:
     val_counts: tuple[int, ...]
     short_classes: tuple[str, ...]
     split_hash: str
+
+    def __repr__(self) -> str:
+        return (
+            f"<Selection: {len(self.train_indices)} training images ({list(self.class_counts)}), "
+            f"{len(self.val_indices)} of validation, {len(self.left_out_indices)} left out>"
+        )
 
 
 def select(

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 ROW_SUM_TOLERANCE = 1e-3
+LOGITS = "; of logits, kdlib.metrics.softmax makes probabilities in float64"
 RANGE_TOLERANCE = 1e-6  # a float32 mean of probabilities may exceed 1 by its rounding
 
 
@@ -61,9 +62,11 @@ def check_finite(values: ArrayLike, name: str, ndim: int) -> np.ndarray:
 def check_probs(values: ArrayLike) -> np.ndarray:
     """(N, K) probabilities: in [0, 1], rows that sum to 1."""
     probs = check_finite(values, "probs", 2)
-    refuse((probs < 0) | (probs > 1 + RANGE_TOLERANCE), probs, "probs", "lies outside [0, 1]")
+    refuse(
+        (probs < 0) | (probs > 1 + RANGE_TOLERANCE), probs, "probs", f"lies outside [0, 1]{LOGITS}"
+    )
     sums = probs.sum(axis=1)
-    refuse(np.abs(sums - 1) > ROW_SUM_TOLERANCE, sums, "the row sum of probs", "is not 1")
+    refuse(np.abs(sums - 1) > ROW_SUM_TOLERANCE, sums, "the row sum of probs", f"is not 1{LOGITS}")
     return probs
 
 

@@ -47,8 +47,9 @@ def canvas(
         yield figure, found
 
 
-def save(figure: Figure, folder: Path, name: str) -> Path:
+def save(figure: Figure, folder: str | Path, name: str) -> Path:
     """Write name.png and name.svg, the same bytes for the same figure; the path of the PNG."""
+    folder = Path(folder)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for both
     for suffix, metadata in FORMATS.items():

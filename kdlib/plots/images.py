@@ -37,12 +37,20 @@ def rank_stability(table: pd.DataFrame, title: str, shown: int = 15) -> Figure:
     return figure
 
 
-def reliability(panels: Mapping[str, Mapping[str, ReliabilityBins]], title: str) -> Figure:
+Bins = ReliabilityBins | Mapping[str, ReliabilityBins] | Mapping[str, Mapping[str, ReliabilityBins]]
+
+
+def reliability(panels: Bins, title: str) -> Figure:
     """Accuracy against confidence, a panel for each network, a line for each adjustment.
 
-    panels: network -> legend -> `kdlib.metrics.reliability_bins`. A marker's area is the share of
-    images in its bin, of which there are at least FEWEST; the diagonal is perfect calibration.
+    panels: network -> legend -> `kdlib.metrics.reliability_bins`; without networks one panel, or
+    bins alone. A marker's area is the share of images in its bin, of which there are at least
+    FEWEST; the diagonal is perfect calibration.
     """
+    if isinstance(panels, ReliabilityBins):
+        panels = {"": panels}
+    if isinstance(next(iter(panels.values())), ReliabilityBins):
+        panels = {"": panels}
     size = 8.0, 1.3 + 6.6 / len(panels)  # panels are square
     with canvas(len(panels), size, squeeze=False, sharey=True) as (figure, (found,)):
         for axes, (name, lines) in zip(found, panels.items(), strict=True):
@@ -72,6 +80,8 @@ def _legends(figure: Figure, panels: Sequence[Axes]) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=LABEL)
         return
     for axes in panels:
+        if not any(axes.get_legend_handles_labels()[1]):
+            continue  # bins alone have no name
         axes.legend(fontsize=LABEL - 0.5, loc="lower right", markerscale=0.6)
 
 

@@ -17,11 +17,11 @@ TOP = 5
 Predictions = Mapping[str, Mapping[str, np.ndarray]]
 
 
-def predictions(rows: Sequence[Row], out_dir: Path) -> dict[str, dict[str, np.ndarray]]:
+def predictions(rows: Sequence[Row], out_dir: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """Run id -> what is stored of its predictions, of the runs where the file is there."""
     found = {}
     for row in rows:
-        path = out_dir / row["folder"] / "predictions" / f"{row['id']}.safetensors"
+        path = Path(out_dir) / row["folder"] / "predictions" / f"{row['id']}.safetensors"
         if path.exists():
             tensors = read_tensors(path, row["files"]["predictions"])
             found[row["id"]] = {name: tensor.numpy() for name, tensor in tensors.items()}

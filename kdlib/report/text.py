@@ -147,7 +147,7 @@ def title(params: Params) -> str:
     'KD x calibration on digits, imbalance factor 50, 2 seeds'
     """
     factor, seeds = params.imbalance_factor, len(params.seeds)
-    tail = "no long tail" if factor is None else f"imbalance factor {factor:g}"
+    tail = "class counts as they are" if factor is None else f"imbalance factor {factor:g}"
     return f"KD x calibration on {params.data}, {tail}, {seeds} seed{'s' * (seeds != 1)}"
 
 
