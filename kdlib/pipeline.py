@@ -27,6 +27,10 @@ TWINS = (
     "teacher and student are both {}: of one seed, they start from the same weights and see the "
     "same batches, so they are closer than two trainings of it would be"
 )
+TAILED = (
+    "{}: its test split has {} to {} images a class, so accuracy, NLL and ECE there weigh classes "
+    "by them, while those on validation, and the temperatures fitted there, weigh all alike"
+)
 LOW_SHARE, HIGH_SHARE = 0.01, 50.0
 Standing = tuple[Run, train.Progress | None]
 
@@ -87,6 +91,7 @@ class Lab:
                 train.check_replay(run, record, self.device)
             if run.given:
                 given.network(run, self.record(run))
+            _warn_of_test(record)
             if any(_twins(run, teacher) for teacher in run.teachers):
                 warn_once(TWINS.format(run.model))
             if run.pretrained:  # they may have to be fetched
@@ -304,6 +309,12 @@ def _noted(failures: list[str], run: Run | None = None) -> Iterator[None]:
 def _pooled(run: Run) -> bool:
     """Whether a run is its teachers put together, and no network of its own."""
     return run.recipe is None and run.given is None
+
+
+def _warn_of_test(record: ImageSet) -> None:
+    counts = np.bincount(record.test_labels, minlength=record.num_classes)
+    if counts.max() > 2 * counts.min():
+        warn_once(TAILED.format(record.name, counts.min(), counts.max()))
 
 
 def _twins(run: Run, teacher: Run) -> bool:

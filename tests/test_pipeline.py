@@ -637,3 +637,17 @@ def test_records_say_in_a_line_what_they_are():
     assert repr(record).endswith(" test images of 8 x 8 x 1, 10 classes>")
     assert repr(selection).startswith(f"<Selection: {len(selection.train_indices)} training images")
     assert max(len(repr(record)), len(repr(selection))) < 200
+
+
+def test_a_test_split_with_a_tail_is_said_once(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    for name, test in (("tailed", np.r_[np.zeros(35, int), np.ones(5, int)]), ("even", labels)):
+        data.save_npz(
+            data.from_arrays(name, noise[:40], labels, noise[40:], test, ["a", "b"]), tmp_path
+        )
+        lab, runs = lab_and_runs(tmp_path / "out", data=name, data_dir=str(tmp_path))
+        lab.check(runs)
+    said = [line for line in caplog.messages if "its test split" in line]
+    assert said == [said[0]]
+    assert said[0].startswith("tailed: its test split has 5 to 35 images a class")

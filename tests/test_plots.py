@@ -319,6 +319,20 @@ def test_batch_ece_stands_beside_the_whole_sets():
     np.testing.assert_allclose(heights, [*table["ece_batches"], *table["ece"]])
 
 
+def test_bars_that_are_wider_than_all_points_do_not_squeeze_them(cells):
+    wide = cells.assign(acc_ci95=0.6, ece_ci95=0.9)
+    low, high = plots.acc_vs_ece(wide, "title").axes[0].get_xlim()
+    reach = cells["ece"].max() - cells["ece"].min()
+    assert high - low <= 3.01 * reach
+    usual = plots.acc_vs_ece(cells.assign(acc_ci95=0.01, ece_ci95=0.01), "title").axes[0]
+    assert usual.get_ylim()[0] < 100 * cells["acc"].min()
+
+
+def test_a_label_that_some_rows_lack_is_named(rows):
+    with pytest.raises(ValueError, match=r"not all have the label 'student_loss', but \['mixup'"):
+        plots.learning_curves(rows, "student_loss", "mixup", "title")
+
+
 def test_holes_in_the_grid_stay_holes(cells, rows):
     hole = (cells["kd_method"] == "rkd") & cells["mixup"]
     figure = plots.harmonic_heatmap(cells.assign(harmonic=cells["harmonic"].mask(hole)), "title")

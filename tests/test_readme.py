@@ -32,19 +32,26 @@ def registries(monkeypatch):
 
 
 def test_every_block_is_short():
-    assert len(blocks()) == 7
+    assert len(blocks()) == 8
     assert max(len(block.splitlines()) for block in blocks()) <= 15
 
 
 def test_what_the_readme_adds_makes_a_grid_of_its_own(registries, tmp_path):
     names = {"folder": tmp_path}
-    for block in blocks()[1:]:
+    for block in blocks()[2:]:
         exec(compile(block, "README.md", "exec"), names)
     params = Params.of(**TINY, data_dir=str(tmp_path))
     (row,) = Lab.of(params, tmp_path / "out").complete(grid.student_runs(params))
     assert row["data"]["name"] == "stripes"
     assert set(row["weights"]) == {"label", "logit_mse", "hint"}
     assert row["versions"]["optimizer adamw"]
+
+
+def test_one_student_without_notebooks(tmp_path):
+    names = {"out_dir": tmp_path}
+    exec(compile(blocks()[1].replace("epochs=20", "epochs=1"), "README.md", "exec"), names)
+    assert names["test"] == names["row"]["metrics"]["test"]
+    assert names["network"].classes == tuple(names["row"]["classes"])
 
 
 def test_a_folder_a_class_makes_a_long_tailed_grid(tmp_path):

@@ -72,10 +72,20 @@ def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
         floors = cells["ece_floor"]
         axes.axvspan(floors.min(), floors.max(), color="0.88", label=PERFECT, zorder=0)
         _plane(axes, title)
+        _near(axes, cells)
         figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
         figure.draw_without_rendering()  # the layout decides where the labels may go
         label_column(axes, pd.concat([best, worst]), [BLUE] * named + [RED] * named)
     return figure
+
+
+def _near(axes: Axes, cells: pd.DataFrame) -> None:
+    """Stay near the points where bars are far wider than all of them, as those of two seeds."""
+    for which, values in (("x", cells["ece"]), ("y", 100 * cells["acc"])):
+        low, high = values.min(), values.max()
+        reach = max(high - low, 1e-3)
+        (left, right), limit = getattr(axes, f"get_{which}lim")(), getattr(axes, f"set_{which}lim")
+        limit(max(left, low - reach), min(right, high + reach))
 
 
 def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
@@ -277,6 +287,9 @@ def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Fi
     that share them, as those of several seeds, in the band of their range. The loss is the weighted
     sum of a run's terms, the mean of an epoch. ValueError where no row has a history.
     """
+    known = set(rows[0]["labels"]).intersection(*(row["labels"] for row in rows)) if rows else set()
+    if unknown := {hue, style} - known:
+        raise ValueError(f"rows: not all have the label {min(unknown)!r}, but {sorted(known)}")
     heads = {name: name.replace("_", " ") for name in (hue, style)}
     lines = [
         {head: _word(row["labels"][name]) for name, head in heads.items()}
