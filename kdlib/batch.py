@@ -173,7 +173,7 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
         marker = home / "done" / f"{job.name}.json"
         if not set(job.runs) <= set(stored):
             marker.unlink(missing_ok=True)
-        elif job.runs and not marker.exists():
+        elif job.runs and runnb.outcome(marker) != runnb.contents(job.runs, rows):
             runnb.mark(home, entries[-1], rows, runnb.sha256(Path(notebook)))
     write_atomic(home / "plan.json", json.dumps(entries, indent=1).encode())
 

@@ -14,24 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdlib import evaluate, given, models, objectives, train
+from kdlib import cautions, evaluate, given, objectives, train
 from kdlib.augment import check_transform
 from kdlib.config import Execution, Run, StudyParams, by_stream
 from kdlib.data import ImageSet, Selection, at_hand, image_selection, image_set
 from kdlib.device import check_precision, set_up_device
-from kdlib.notices import warn_once
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
 from kdlib.store import DamagedError, Row, Store, read_tensors
 
-TWINS = (
-    "teacher and student are both {}: of one seed, they start from the same weights and see the "
-    "same batches, so they are closer than two trainings of it would be"
-)
-TAILED = (
-    "{}: its test split has {} to {} images a class, so accuracy, NLL and ECE there weigh classes "
-    "by them, while those on validation, and the temperatures fitted there, weigh all alike"
-)
-LOW_SHARE, HIGH_SHARE = 0.01, 50.0
 Standing = tuple[Run, train.Progress | None]
 
 log = logging.getLogger("kdlib")
@@ -91,12 +81,9 @@ class Lab:
                 train.check_replay(run, record, self.device)
             if run.given:
                 given.network(run, self.record(run))
-            _warn_of_test(record)
-            if any(_twins(run, teacher) for teacher in run.teachers):
-                warn_once(TWINS.format(run.model))
             if run.pretrained:  # they may have to be fetched
                 train.build_network(run, record)
-                warn_once(models.leak(run.pretrained, record.classes))
+            cautions.warn(run, record)
 
     def stored(self, run: Run) -> Row | None:
         """A run's valid row; a damaged file counts as missing and is named in the log."""
@@ -119,6 +106,11 @@ class Lab:
         failures = self._carry_out({run.id: run for run in runs if found[run.id] is None}.values())
         if failures:
             raise FailedRuns("; ".join(failures))
+        for run in runs:
+            row = found[run.id]
+            if row and row["evaluation"] != evaluate.VERSION and not self.measure_again(run):
+                log.warning("%s stays at evaluation %s: no predictions, no checkpoint", run.id,
+                            row["evaluation"])  # fmt: skip
         return [self.store.row(run) for run in runs]
 
     def has_other_data(self, run: Run, row: Row) -> bool:
@@ -199,6 +191,7 @@ class Lab:
     def _store(self, trained: train.Trained) -> Row:
         run, record, selection = trained.run, self.record(trained.run), self.selection(trained.run)
         found = self._predictions(trained)
+        taught_by = [self.store.row(teacher) for teacher in run.teachers]
         row = {
             "labels": run.labels,
             "run": run.identity(),
@@ -210,7 +203,8 @@ class Lab:
             "kd_share": trained.kd_share,
             "weights": trained.weights,
             "teacher_views": trained.teacher_views,
-            "flags": flags(trained),
+            "flags": cautions.flags(trained, taught_by),
+            "teachers": {one["id"]: one["files"]["checkpoints"] for one in taught_by},
             "data": data_facts(record, selection),
             "provenance": provenance(self.device, self.execution),
         }
@@ -248,6 +242,18 @@ class Lab:
             return self._predictions(train.Trained(run, self.network(run)))
         stored = read_tensors(path, row["files"]["predictions"])
         return {name: tensor.numpy() for name, tensor in stored.items()}
+
+    def measure_again(self, run: Run) -> Row | None:
+        """A done run's row by today's evaluation, from its predictions or else its checkpoint,
+        never by training; None where it has neither."""
+        row, path = self.stored(run), self.store.path(run, "predictions")
+        if row is None or not path.exists():
+            return self.evaluate(run)
+        stored = read_tensors(path, row["files"]["predictions"])
+        found = {name: tensor.numpy() for name, tensor in stored.items()}
+        row |= evaluate.measured(found, row["data"]["class_counts"], run.classes)
+        self.store.write_row(run, row)
+        return row
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
@@ -309,27 +315,3 @@ def _noted(failures: list[str], run: Run | None = None) -> Iterator[None]:
 def _pooled(run: Run) -> bool:
     """Whether a run is its teachers put together, and no network of its own."""
     return run.recipe is None and run.given is None
-
-
-def _warn_of_test(record: ImageSet) -> None:
-    counts = np.bincount(record.test_labels, minlength=record.num_classes)
-    if counts.max() > 2 * counts.min():
-        warn_once(TAILED.format(record.name, counts.min(), counts.max()))
-
-
-def _twins(run: Run, teacher: Run) -> bool:
-    return not teacher.given and (teacher.model, teacher.classes) == (run.model, run.classes)
-
-
-def flags(trained: train.Trained) -> list[str]:
-    """What a reader of the table must know: KD that does nothing, KD that is everything,
-    a start from weights that may know the classes."""
-    found = ["ImageNet weights"] if trained.run.pretrained else []
-    for moment, share in trained.kd_share.items():
-        if share is None:
-            found.append("no label loss")
-        elif share < LOW_SHARE:
-            found.append(f"KD is off ({moment} epoch)")
-        elif share > HIGH_SHARE:
-            found.append(f"KD drowns the label loss ({moment} epoch)")
-    return sorted(set(found))

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,23 @@ def mark(home: Path, job: dict[str, Any], rows: dict[str, Path], notebook: str) 
     marker = {
         "name": job["name"],
         "key": job["key"],
-        "runs": {run: sha256(rows[run]) if run in rows else None for run in job["runs"]},
+        "runs": contents(job["runs"], rows),
         "notebook": notebook,
     }
     partial = home / "done" / f"{job['name']}.partial"
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, partial.with_suffix(".json"))
+
+
+def contents(runs: Iterable[str], rows: dict[str, Path]) -> dict[str, str | None]:
+    """Run id -> the sha256 of its row's file, None where there is none."""
+    return {run: sha256(rows[run]) if run in rows else None for run in runs}
+
+
+def outcome(marker: Path) -> dict[str, str | None] | None:
+    """The rows that a marker was left with, None where there is no marker."""
+    return json.loads(marker.read_text(encoding="utf-8"))["runs"] if marker.exists() else None
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdlib import models, objectives, train
+from kdlib import evaluate, models, objectives, train
 from kdlib.config import Run, fingerprint
 from kdlib.registry import ALL, MODELS, suggest
 
@@ -81,12 +81,13 @@ def versions(run: Run) -> dict[str, int | str]:
 def outdated(row: Row) -> list[str]:
     """What a row was made with, its teachers' included, that has another version today; a part that
     is not here (a plugin's) is not judged."""
-    today = {"row format": FORMAT, "training core": train.VERSION}
+    today = {"row format": FORMAT, "training core": train.VERSION, "evaluation": evaluate.VERSION}
     for registry in ALL:
         today |= {f"{registry.kind} {name}": registry[name].version for name in registry.names()}
+    made = row["versions"] | {"evaluation": row["evaluation"]}
     return [
         part
-        for part, version in row["versions"].items()
+        for part, version in made.items()
         if version != today.get(part.replace("teacher's ", ""), version)
     ]
 
@@ -124,9 +125,14 @@ class Store:
         }
         row = {**row, "id": run.id, "folder": run.folder, "versions": versions(run), "files": files}
         row = json.loads(json.dumps(row))
-        self.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
+        self.write_row(run, row)
         self.path(run, "progress").unlink(missing_ok=True)
         return row
+
+    def write_row(self, run: Run, row: Row) -> None:
+        """Write a run's row, with the sha256 of what it says."""
+        row = {key: value for key, value in row.items() if key != "sha256"}
+        self.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
 
     def write_json(self, run: Run, kind: str, content: Row) -> None:
         """Write one of a run's JSON files as it is."""
@@ -163,11 +169,17 @@ class Store:
         return [read_row(path) for path in sorted((self.root / folder).rglob("rows/*.json"))]
 
 
+def temperature(row: Row) -> float | None:
+    """What validation fitted to divide a network's logits by, None where there was nothing to fit
+    it on or the fit ended at its bound."""
+    fit = row["metrics"].get("temperature", {})
+    return None if fit.get("at_bound") else fit.get("T")
+
+
 def _network(row: Row, checkpoint: Path) -> nn.Module:
     network = models.build(**row["network"])
     network.load_state_dict(read_tensors(checkpoint, row["files"]["checkpoints"]))
-    fit = row["metrics"].get("temperature", {})
-    network.temperature = None if fit.get("at_bound") else fit.get("T")
+    network.temperature = temperature(row)
     network.classes = tuple(row["classes"])
     return network.eval()
 

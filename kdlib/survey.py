@@ -5,15 +5,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kdlib import evaluate
-from kdlib.config import Run, StudyParams, fingerprint
+from kdlib.config import Run, StudyParams
 from kdlib.data import UnknownSetError
 from kdlib.pipeline import Lab
 from kdlib.plan import Plan
 from kdlib.runnb import sha256
-from kdlib.store import DamagedError, Row, Store, read_tensors
+from kdlib.store import DamagedError, Row, Store
 from kdlib.verify import mixtures
 
 LITTER_SECONDS = 3600
@@ -143,24 +143,13 @@ def _measure_again(whole: Plan, found: dict[str, Row], check_on: str | None) -> 
     for _, params, runs in whole.parts:
         lab = _lab(params, whole.out_dir, check_on)
         for run in (run for run in runs if run.id in old):
-            again = _from_predictions(lab.store, run, found[run.id]) or lab.evaluate(run)
+            again = lab.measure_again(run)
             if again is None:
                 _say(f"{run.id} stays at evaluation {old[run.id]}: no predictions, no checkpoint")
             found[run.id] = again or found[run.id]
     done = sum(found[name]["evaluation"] == evaluate.VERSION for name in old)
     if done:
         print(f"{done} rows of an older evaluation were measured again", flush=True)
-
-
-def _from_predictions(store: Store, run: Run, row: Row) -> Row | None:
-    path = store.path(run, "predictions")
-    if not path.exists():
-        return None
-    tensors = read_tensors(path, row["files"]["predictions"])
-    found: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    row = row | evaluate.measured(found, row["data"]["class_counts"], run.classes)
-    store.write_json(run, "rows", {**row, "sha256": fingerprint(row)})
-    return row
 
 
 def _sweep(out_dir: Path) -> None:

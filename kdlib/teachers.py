@@ -35,7 +35,7 @@ class FrozenTeachers:
     def __call__(self, batch: Batch) -> tuple[View, ...]:
         """One view a teacher, in the order given."""
         return tuple(
-            replace(network(batch.images), temperature=getattr(network, "temperature", None) or 1.0)
+            replace(network(batch.images), temperature=getattr(network, "temperature", None))
             for network in self.networks
         )
 
@@ -65,7 +65,7 @@ class CachedTeachers:
         batch_size: int = 500,
     ):
         self.kept: list[dict[str, Tensor]] = [{} for _ in teachers.networks]
-        self.temperatures = [1.0] * len(self.kept)
+        self.temperatures: list[float | None] = [None] * len(self.kept)
         readers = {LOGITS: lambda view: view.logits} | {keep.name: keep for keep in keeps}
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size].to(teachers.device)

@@ -76,7 +76,7 @@ class View:
     kept than `kdlib.teachers.CachedTeachers` does. features: stage name -> (B, C, H, W), in order
     from input to output, or what was kept. side_logits, side_features: stage name -> (B, K)
     and (B, D) of the side heads, empty without them. classify: the head, (B, D) -> (B, K).
-    temperature: what validation fitted to divide the logits by, 1 where nothing was fitted.
+    temperature: what validation fitted to divide the logits by, None where nothing was fitted.
     """
 
     logits: Tensor
@@ -85,7 +85,7 @@ class View:
     side_logits: dict[str, Tensor] = field(default_factory=dict)
     side_features: dict[str, Tensor] = field(default_factory=dict)
     classify: Callable[[Tensor], Tensor] | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,10 @@ def verify(results: str | Path) -> Findings:
 
 def mixtures(rows: Sequence[Row]) -> list[str]:
     """What should be one thing in all rows of a table and is not, in words: versions of what made
-    them, data under one name, commits, devices; and how many rows come from uncommitted code."""
+    them, data under one name, the weights of a teacher, commits, devices; and how many rows come
+    from uncommitted code."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
+    taught = {name for row in rows for name in row.get("teachers", ())}
     for row in rows:
         origin, data, run = row["provenance"], row["data"], row["run"]
         for part, version in (row["versions"] | {"evaluation": row["evaluation"]}).items():
@@ -77,6 +79,11 @@ def mixtures(rows: Sequence[Row]) -> list[str]:
         for split, digest in data["fingerprint"].items():
             found[f"contents of {split} ({asked})"][digest[:12]] += 1
         found[f"splits ({asked})"][data["split_hash"][:12]] += 1
+        weights = {**row.get("teachers", {})}
+        if (name := row.get("id")) in taught:  # as it lies here now
+            weights[name] = row["files"]["checkpoints"]
+        for teacher, digest in weights.items():
+            found[f"weights of the teacher {teacher}"][digest[:12]] += 1
         found["commits"][origin["commit"][:10]] += 1
         found["devices"][origin["device"]] += 1
         found["versions of torch"][origin["versions"]["torch"]] += 1

@@ -626,7 +626,7 @@ def test_what_a_fit_leaves_and_what_stands_beside_are_paired_alike():
 def test_rows_of_other_versions_are_not_judged(profile, monkeypatch, caplog):
     before = pairing.entries({"mine": profile})
     kept = dict(registry.LABEL_LOSSES._entries)
-    kept["ce"] = dataclasses.replace(kept["ce"], version=2)
+    kept["ce"] = dataclasses.replace(kept["ce"], number=2)
     monkeypatch.setattr(registry.LABEL_LOSSES, "_entries", kept)
     assert pairing.entries({"mine": profile}) == []  # their teacher is one of cross-entropy
     assert f"mine: {len(before)} rows are left out, other versions made them of: " in caplog.text

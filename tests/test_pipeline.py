@@ -28,7 +28,8 @@ from kdlib.config import fingerprint
 from kdlib.given import network as load_given
 from kdlib.given import read_state
 from kdlib.quantities import QUANTITIES
-from kdlib.store import DamagedError, Store, read_row, read_tensors, write_atomic
+from kdlib.store import DamagedError, Store, outdated, read_row, read_tensors, write_atomic
+from kdlib.verify import mixtures
 
 BASE = {
     "imbalance_factor": 20, "batch_size": 16, "epochs": 1, "mixup": [False], "warmup_epochs": 0,
@@ -651,3 +652,54 @@ def test_a_test_split_with_a_tail_is_said_once(tmp_path, caplog):
     said = [line for line in caplog.messages if "its test split" in line]
     assert said == [said[0]]
     assert said[0].startswith("tailed: its test split has 5 to 35 images a class")
+
+
+CALIBRATED = {"options": {"kd": {"calibrated": True}}}
+
+
+def test_calibrated_kd_without_a_temperature_says_so(tmp_path):
+    """It is plain KD then, and no line of a control grid."""
+    lab, (run,) = lab_and_runs(tmp_path, **CALIBRATED)
+    (teacher,) = run.teachers
+    lab.complete([teacher])
+    row = lab.store.row(teacher)
+    row["metrics"]["temperature"]["at_bound"] = True
+    lab.store.write_row(teacher, row)
+    (flagged,) = lab.complete([run])
+    assert "not calibrated: no temperature could be fitted to its teacher" in flagged["flags"]
+    row["metrics"]["temperature"] |= {"at_bound": False, "T": 2.0}
+    lab.store.write_row(teacher, row)
+    lab.store.path(run, "rows").unlink()
+    (fine,) = lab.complete([run])
+    assert not any("calibrated" in flag for flag in fine["flags"])
+    assert fine["history"] != flagged["history"]
+
+
+def test_calibrated_kd_needs_validation(tmp_path):
+    lab, runs = lab_and_runs(tmp_path, val_fraction=0.0, **CALIBRATED)
+    with pytest.raises(ValueError, match="calibrated takes a temperature fitted on validation"):
+        lab.check(runs)
+
+
+def test_a_row_names_the_weights_that_taught_it(tmp_path):
+    """Two of them under one teacher's name are a mixture."""
+    lab, runs = lab_and_runs(tmp_path, kd_methods=["kd", "at"])
+    rows = lab.complete(runs)
+    (teacher,) = runs[0].teachers
+    taught_by = lab.store.row(teacher)
+    assert all(row["teachers"] == {teacher.id: taught_by["files"]["checkpoints"]} for row in rows)
+    other = taught_by | {"files": taught_by["files"] | {"checkpoints": "0" * 64}}
+    (told,) = set(mixtures([other, *rows])) - set(mixtures([taught_by, *rows]))
+    assert told.startswith(f"mixed rows: 2 weights of the teacher {teacher.id}: ")
+
+
+def test_rows_of_an_older_evaluation_are_measured_again_without_training(copy, monkeypatch):
+    folder, row, run = copy
+    lab = Lab.of(Params.of(**BASE), folder)
+    monkeypatch.setattr(evaluate, "VERSION", evaluate.VERSION + 1)
+    assert outdated(row) == ["evaluation"]
+    monkeypatch.setattr(train, "fit", lambda *given, **options: pytest.fail("trains"))
+    (again,) = lab.complete([run])
+    assert again["evaluation"] == evaluate.VERSION
+    assert again["metrics"] == row["metrics"]
+    assert read_row(lab.store.path(run, "rows"))["evaluation"] == evaluate.VERSION

@@ -59,7 +59,8 @@ class Given(Strict):
 
 
 class Execution(Strict):
-    """Where and how fast: `threads` a job, precision, compile, students trained side by side.
+    """Where and how fast: `threads` a job, precision and compile (which a run takes from its
+    params, for they move numbers), students trained side by side.
 
     cuda_graphs: a GPU replays the step of a cohort. deterministic: it repeats itself bit for bit.
     checkpoint_seconds: how much training a kill may cost, where epochs are shorter than that.

@@ -40,13 +40,17 @@ def kd(
 
     space "adjusted": the student's logits are matched with log n_c added, so that a student trained
     with balanced softmax does not take over the prior of its teacher. calibrated: the teacher's
-    logits are divided by its fitted temperature first.
+    logits are divided by its fitted temperature first; ValueError where there are no validation
+    images to fit one on. Where the fit ended at its bound there is none, and the row is flagged.
     """
+    if calibrated and context.validation and not len(context.validation()[1]):
+        raise ValueError("kd: calibrated takes a temperature fitted on validation: val_fraction 0")
     prior = context.class_counts.log() if space == "adjusted" else 0.0
 
     def loss(forward: Forward) -> Tensor:
         teacher = forward.teacher
-        cooled = teacher.logits / teacher.temperature if calibrated else teacher.logits
+        fitted = teacher.temperature if calibrated else None
+        cooled = teacher.logits if fitted is None else teacher.logits / fitted
         return losses.kd(forward.student.logits + prior, cooled, temperature)
 
     return loss

@@ -165,8 +165,8 @@ def settings(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
 
 
 def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
-    """`judge` of every claim, with `p_holm`: adjusted inside each study and profile over as many
-    claims as the study has, those not run included, so that what is not run buys nothing."""
+    """`judge` of every claim, with `p_holm`: adjusted inside each study and profile over its
+    verdicts and the claims without one, so that what is not run buys nothing."""
     lines = [line for claim in claims.claims for line in judge(claim, claims, found)]
     columns = ["id", "study", "profile", "scale", "metric", "side", "pairs", "seeds", "effect",
                "effect_ci95", "settings", "lowest", "highest", "left_out", "versus", "fitted",
@@ -176,7 +176,7 @@ def verdicts(claims: Claims, found: Sequence[Entry]) -> pd.DataFrame:
     table.insert(columns.index("p") + 1, "p_holm", np.nan)
     judged = table[table["verdict"].isin([HOLDS, FAILS, UNDECIDED])]
     for (study, _), family in judged.groupby(["study", "profile"]):
-        size = max(len(claims.of(study)), len(family))
+        size = len(family) + len({one.id for one in claims.of(study)} - set(family["id"]))
         table.loc[family.index, "p_holm"] = holm(family["p"], size)
     return table
 

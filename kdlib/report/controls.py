@@ -1,6 +1,6 @@
 """The small grids beside the main one: what happens when one choice of a method changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.config import Params
 from kdlib.grid import control_runs, student_runs
 from kdlib.report.tables import CELL, METRICS, cell_label, intervals, present
-from kdlib.store import Row
+from kdlib.store import Row, temperature
 
 WEIGHT = "weight "
 
@@ -16,7 +16,8 @@ WEIGHT = "weight "
 def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     """One line a cell of the control grids, each group after the cell of the main grid it varies.
 
-    change: the options that differ from it. Means over the seeds that a group has in common, with
+    change: the options that differ from it; calibrated KD of a teacher without a fitted temperature
+    is plain KD, and no line of it. Means over the seeds that a group has in common, with
     intervals, on test and (`val_`) validation. Where only the KD term's weight differs the question
     is one of choice, so it is shown on validation alone.
     """
@@ -25,7 +26,8 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     main = [run for run in student_runs(params) if tuple(run.labels.values()) in bases]
     every = {run.id: run for run in main + runs}.values()
     ordered = sorted(every, key=lambda run: bases.index(_base(params, run.labels)))
-    lines = [_line(row, params) for row in present(rows, ordered)]
+    teachers = {row["id"]: row for row in rows}
+    lines = [_line(row, params) for row in present(rows, ordered) if _is_itself(row, teachers)]
     if not lines:
         return pd.DataFrame()
     keys = [*CELL, "change"]
@@ -40,6 +42,14 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
     result = result.reset_index()
     result.insert(0, "cell", [cell_label(labels) for labels in result[CELL].to_dict("records")])
     return result
+
+
+def _is_itself(row: Row, teachers: Mapping[str, Row]) -> bool:
+    """Whether a run did what its options say: all but calibrated KD without a temperature."""
+    if not row["run"]["objective"].get("kd", {}).get("calibrated"):
+        return True
+    known = [teachers[name] for name in row["run"]["teachers"] if name in teachers]
+    return all(map(temperature, known))
 
 
 def _common_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

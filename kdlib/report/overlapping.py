@@ -148,7 +148,9 @@ def _parts(found: Overlap, drawn: dict[str, str]) -> list[str]:
     return [
         html.note(text.QUESTION),
         html.items(answer(found), "answer"),
-        html.items([DIGITS] * (found.params.data == "digits") + text.leaks(found)),
+        html.items(
+            [DIGITS] * (found.params.data == "digits") + text.leaks(found) + [text.SAME_START]
+        ),
         drawn["responsibility"],
         html.heading("Teachers"),
         html.table(found.teachers, f"On the test images of their own classes; {note}", folders),

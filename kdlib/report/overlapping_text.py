@@ -15,6 +15,10 @@ QUESTION = (
     "(cf. Vongkulbhisal et al., CVPR 2019) and so asserts nothing about classes a teacher has not "
     "seen. With alpha 1 and a rule without labels no label is read in training."
 )
+SAME_START = (
+    "The teachers of a seed start from the same weights where they are built alike (one model, as "
+    "many classes), so they may agree more than teachers that start apart."
+)
 THAN = {
     NO_KD: "the same student of labels alone",
     ORACLE: "its teachers, where they are told who knows the image's class (oracle)",

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from kdlib.cautions import HIGH_SHARE, LOW_SHARE
 from kdlib.grid import NO_KD
-from kdlib.pipeline import HIGH_SHARE, LOW_SHARE
 from kdlib.report import html
 from kdlib.report.study import Study
 from kdlib.report.tables import CELL, published

@@ -1,0 +1,55 @@
+"""What a reader must know of a run: flags in its row, warnings that are said once."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kdlib import models, train
+from kdlib.config import Run
+from kdlib.data import ImageSet
+from kdlib.notices import warn_once
+from kdlib.store import Row, temperature
+
+TWINS = (
+    "teacher and student are both {}: of one seed, they start from the same weights and see the "
+    "same batches, so they are closer than two trainings of it would be"
+)
+TAILED = (
+    "{}: its test split has {} to {} images a class, so accuracy, NLL and ECE there weigh classes "
+    "by them, while those on validation, and the temperatures fitted there, weigh all alike"
+)
+UNCALIBRATED = "not calibrated: no temperature could be fitted to its teacher"
+LOW_SHARE, HIGH_SHARE = 0.01, 50.0
+
+
+def warn(run: Run, record: ImageSet) -> None:
+    """Say once what a reader of this run's numbers must know of its data and networks."""
+    counts = np.bincount(record.test_labels, minlength=record.num_classes)
+    if counts.max() > 2 * counts.min():
+        warn_once(TAILED.format(record.name, counts.min(), counts.max()))
+    if any(_twins(run, teacher) for teacher in run.teachers):
+        warn_once(TWINS.format(run.model))
+    if run.pretrained:
+        warn_once(models.leak(run.pretrained, record.classes))
+
+
+def _twins(run: Run, teacher: Run) -> bool:
+    return not teacher.given and (teacher.model, teacher.classes) == (run.model, run.classes)
+
+
+def flags(trained: train.Trained, teachers: Iterable[Row] = ()) -> list[str]:
+    """What a reader of the table must know: KD that does nothing, KD that is everything, calibrated
+    KD without a temperature, a start from weights that may know the classes. teachers: their
+    rows."""
+    found = ["ImageNet weights"] if trained.run.pretrained else []
+    calibrated = trained.run.objective.get("kd", {}).get("calibrated")
+    if calibrated and not all(map(temperature, teachers)):
+        found.append(UNCALIBRATED)
+    for moment, share in trained.kd_share.items():
+        if share is None:
+            found.append("no label loss")
+        elif share < LOW_SHARE:
+            found.append(f"KD is off ({moment} epoch)")
+        elif share > HIGH_SHARE:
+            found.append(f"KD drowns the label loss ({moment} epoch)")
+    return sorted(set(found))
