@@ -5,18 +5,12 @@ that fills the registry. Importing `kdlib` fills them all.
 """
 
 import difflib
-import dis
-import functools
-import hashlib
-import inspect
-import linecache
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import CodeType
 from typing import Any
+
+from kdlib.definitions import hashed, source
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
@@ -56,53 +50,9 @@ class Entry:
 _plugins: list[tuple[str, str]] = []  # name and hash of those being imported, the last the inmost
 
 
-def _source(build: Callable) -> Callable[[], str | None]:
-    """Tells the hash of the file or notebook cell that defines a part; of a partial, or of a part
-    of kdlib's under another name, that of the plugin which registers it. None for kdlib's own,
-    whose versions are raised by hand. That of a cell is of now: what it reads may change later."""
-    partial, module = isinstance(build, functools.partial), build.__module__ or ""
-    if partial or module.startswith("kdlib."):
-        found = _plugins[-1][1] if _plugins else None
-        return lambda: found
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return lambda: _hash("".join(_cell(build, set())).encode())
-    of_file = _hash(Path(file).read_bytes())
-    return lambda: of_file
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:8]
-
-
-def _cell(part: Any, seen: set[int]) -> Iterator[str]:
-    """All of the cell in which a function, or a class with methods, was defined, and what it reads
-    of other cells: their plain values, functions and classes."""
-    seen.add(id(part))
-    for one in [part, *getattr(part, "__dict__", {}).values()]:
-        if not inspect.isfunction(one):
-            continue
-        yield from linecache.getlines(one.__code__.co_filename)
-        for name in sorted(_globals(one.__code__)):
-            value = one.__globals__.get(name)
-            if isinstance(value, PLAIN):
-                yield f"{name} = {value!r}"
-            elif getattr(value, "__module__", None) == one.__module__ and id(value) not in seen:
-                yield from _cell(value, seen)
-
-
-PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set)
-
-
-def _globals(code: CodeType) -> set[str]:
-    """The global names that code reads, functions inside it included."""
-    read = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return read.union(*map(_globals, inner))
-
-
 def _again(build: Callable, before: Callable) -> bool:
-    """Whether both are one definition, run a second time: a notebook's cell, a reloaded module."""
+    """Whether a function or class replaces one of the same name from the same module, as it does
+    where a notebook's cell is run again or a module is reloaded."""
     if _plugins or (build.__module__ or "").startswith("kdlib."):
         return False
     names = [(one.__module__, getattr(one, "__qualname__", None)) for one in (build, before)]
@@ -138,8 +88,9 @@ class Registry:
                     f"{getattr(before, '__qualname__', before)!r}; take another name, or define it "
                     "anew under that one"
                 )
-            plugin = _plugins[-1][0] if _plugins else ""
-            self._entries[name] = Entry(name, build, version, facts, _source(build), plugin)
+            plugin, content = _plugins[-1] if _plugins else ("", None)
+            made = source(build, content)
+            self._entries[name] = Entry(name, build, version, facts, made, plugin)
             return build
 
         return file
@@ -185,7 +136,7 @@ def of_plugin(name: str, content: bytes) -> Iterator[None]:
     for registry in ALL:
         kept = {key: one for key, one in registry._entries.items() if one.plugin != name}
         registry._entries = kept
-    _plugins.append((name, _hash(content)))
+    _plugins.append((name, hashed(content)))
     try:
         yield
     except BaseException:

@@ -97,6 +97,29 @@ def test_a_plugin_that_changes_is_imported_again(plugin, tmp_path, caplog):
     assert complete(plugin, tmp_path / "out") == row
 
 
+def test_what_a_plugin_imports_from_beside_it_is_in_its_version(plugin, tmp_path, monkeypatch):
+    """And is imported again with it; what lies there and is not imported is no part of it."""
+    monkeypatch.syspath_prepend(plugin.parent)
+    gap = "(forward.student.logits - forward.teacher.logits)"
+    text = PLUGIN.replace(f"{gap}.square().mean()", f"helping.gap{gap}")
+    helper, deeper = (plugin.with_name(f"{name}.py") for name in ("helping", "deeper_helping"))
+    deeper.write_text("def power(gap):\n    return gap.square()\n")
+    helper.write_text(
+        "from deeper_helping import power\n\ndef gap(x):\n    return power(x).mean()\n"
+    )
+    plugin.write_text("import helping\n" + text)
+    rows = [complete(plugin, tmp_path / "out")]
+    plugin.with_name("bystander.py").write_text("x = 1\n")
+    assert complete(plugin, tmp_path / "out") == rows[0]
+    for path, old, new in ((deeper, "square", "abs"), (helper, "mean", "sum")):
+        path.write_text(path.read_text().replace(old, new))
+        rows.append(complete(plugin, tmp_path / "out"))
+    assert len({row["versions"]["KD method gap"] for row in rows}) == 3
+    assert len({row["history"][-1]["train"]["gap"] for row in rows}) == 3
+    for name in ("helping", "deeper_helping"):
+        sys.modules.pop(name)
+
+
 def test_a_module_imported_by_hand_has_the_version_of_its_file(plugin, monkeypatch):
     """`import mine` in a notebook and `plugins: [mine]` in a batch make the same rows."""
     monkeypatch.syspath_prepend(plugin.parent)

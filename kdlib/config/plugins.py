@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from kdlib import definitions
 from kdlib.registry import of_plugin
 
 FILE = "kdlib_plugin_"
@@ -19,8 +20,9 @@ def load_plugin(name: str) -> str:
     content has changed; what to call it later.
 
     A file is called by its absolute path, so that a job in another folder finds it, too. The
-    content of a file is part of the version of what is defined in it (`kdlib.registry.Entry`), so
-    what is made with it is trained anew where it changes. ValueError names what is not there, or
+    content of a file, and of the modules beside it that it imports, is part of the version of what
+    is defined in it (`kdlib.registry.Entry`), so what is made with it is trained anew where it
+    changes. ValueError names what is not there, or
     what went wrong in it.
     """
     path = Path(name).expanduser().resolve()
@@ -29,10 +31,13 @@ def load_plugin(name: str) -> str:
         raise ValueError(f"no file {path}")
     key = f"{FILE}{path}" if is_file else name
     try:
-        content = _content(path if is_file else _origin(name))
+        origin = path if is_file else _origin(name)
+        content = definitions.content(origin) if origin else b""
         if key in sys.modules and _loaded.get(key, content) == content:
             return str(path) if is_file else name
         before = sys.modules.pop(key, None)
+        if before:
+            _forget(origin)
         with of_plugin(key, content):
             _import_file(key, path) if is_file else import_module(name)
     except Exception as error:
@@ -51,8 +56,12 @@ def _origin(name: str) -> Path | None:
     return Path(spec.origin) if spec.origin else None  # a folder without __init__.py has none
 
 
-def _content(path: Path | None) -> bytes:
-    return path.read_bytes() if path else b""
+def _forget(origin: Path | None) -> None:
+    """The modules beside a plugin that it imports are imported anew with it."""
+    beside = set(definitions.files(origin)[1:]) if origin else set()
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) and Path(module.__file__).resolve() in beside:
+            del sys.modules[name]
 
 
 def _import_file(key: str, path: Path) -> None:
