@@ -26,6 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A room imports from the lines above its own, never from its own line or from below.
 ORDER = [
+    {"definitions"},
     {
         "types",
         "seeding",
@@ -46,6 +47,7 @@ ORDER = [
     {"train"},
     {"evaluate", "provenance", "given"},
     {"store"},
+    {"cautions"},
     {"pipeline", "verify", "compare"},
     {"plots"},
     {"report"},
