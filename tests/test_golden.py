@@ -26,8 +26,33 @@ BASE = {
 MIXED = {"hints-ce", "restricted_kd-ce", "dmfl-ce", "rkd-ce", "crd-ce", "none-cp", "none-bs"}
 
 
+# What a method does by an option of its own: the method, the option; those of several teachers have
+# two.
+VARIANTS = {
+    "kd": [{"space": "adjusted"}, {"calibrated": True}],
+    "multi_kd": [
+        {"pool": "probs"}, {"pool": "losses"}, {"reduction": "mean"},
+        *({"weighting": name} for name in (
+            "best", "median", "batch_confidence", "sample_confidence", "val_confidence")),
+    ],
+    "hints": [
+        {"norm": True}, {"first_epoch": 2},
+        {"stage": "embedding", "weighting": "feature_confidence"},
+    ],
+    "consensus": [
+        {"rule": name}
+        for name in ("per_class", "confidence", "label_free", "confidence_free", "published")
+    ],
+}  # fmt: skip
+RECIPES = {
+    "adam": {"optimizer": "adam", "lr": 0.01},
+    "step": {"schedule": "step", "milestones": [1]},
+}
+TEMPERATURE = 2.0  # of the teachers, as if fitted
+
+
 def runs():
-    """Every KD method once, every label loss once, some with mixup."""
+    """Every KD method and label loss once, some with mixup; what options change; recipes."""
     cases = [
         [(method, "ce") for method in registry.TERMS.names()],
         [(method, "ce") for method in registry.TARGETS.names()],
@@ -37,6 +62,19 @@ def runs():
     for method, loss in itertools.chain(*cases):
         name = f"{method}-{loss}"
         params = Params.of(**BASE, kd_methods=[method], student_losses=[loss], mixup=name in MIXED)
+        found[name] = grid.student_runs(params)[0]
+    for method, variants in VARIANTS.items():
+        for options in variants:
+            name = "-".join([method, *(f"{key}={value}" for key, value in options.items())])
+            params = Params.of(**BASE | {"options": {method: options}}, kd_methods=[method],
+                               student_losses=["ce"], mixup=False)  # fmt: skip
+            (run,), teachers = grid.student_runs(params), ()
+            if method != "kd":
+                other = run.teachers[0].model_copy(update={"model": "resnet8"})
+                teachers = (*run.teachers, other)
+            found[name] = run.model_copy(update={"teachers": teachers or run.teachers})
+    for name, recipe in RECIPES.items():
+        params = Params.of(**BASE | recipe, kd_methods=["none"], student_losses=["ce"], mixup=False)
         found[name] = grid.student_runs(params)[0]
     return found
 
@@ -54,6 +92,8 @@ def measure(run):
     record = data.load("digits")
     selection = data.select(record, run.imbalance_factor, run.val_fraction, run.seed)
     teachers = [train.build_network(teacher, record) for teacher in run.teachers]
+    for teacher in teachers:
+        teacher.temperature = TEMPERATURE
     (trained,) = train.fit([run], record, selection, teachers)
     state = trained.network.state_dict()
     weights = b"".join(value.numpy().tobytes() for value in state.values())
