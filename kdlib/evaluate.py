@@ -99,7 +99,7 @@ def _as_float16(found: dict[str, Any], run: Run) -> Predictions:
     return found
 
 
-def measured(
+def from_predictions(
     found: Mapping[str, np.ndarray], class_counts: list[int], classes: Sequence[str] | None
 ) -> dict[str, Any]:
     """What a row says that comes from its predictions: `metrics`, the version of the `evaluation`

@@ -79,7 +79,7 @@ class Lab:
             check_precision(run.precision, self.device)
             if self.execution.cuda_graphs and run.recipe:
                 train.check_replay(run, record, self.device)
-            if run.given:
+            if run.kind == "given":
                 given.network(run, self.record(run))
             if run.pretrained:  # they may have to be fetched
                 train.build_network(run, record)
@@ -129,16 +129,16 @@ class Lab:
         self.check(runs)
         failures: list[str] = []
         for run in runs:
-            if run.given:
+            if run.kind == "given":
                 with _noted(failures, run):
                     self._store(train.Trained(run, given.network(run, self.record(run))))
-        for stream in by_stream(run for run in runs if run.recipe):
+        for stream in by_stream(run for run in runs if run.kind == "trained"):
             size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
             for cohort in self._cohorts(stream, size):
                 with _noted(failures):
                     self._train(cohort, failures)
         for run in runs:
-            if _pooled(run):  # last: its teachers may be among the others
+            if run.kind == "ensemble":  # last: its teachers may be among the others
                 with _noted(failures, run):
                     self._store(train.Trained(run, torch.nn.Module()))
         return failures
@@ -196,8 +196,8 @@ class Lab:
             "labels": run.labels,
             "run": run.identity(),
             "classes": list(record.classes),
-            "network": None if _pooled(run) else train.network_shape(run, record),
-            **evaluate.measured(found, list(selection.class_counts), run.classes),
+            "network": None if run.kind == "ensemble" else train.network_shape(run, record),
+            **evaluate.from_predictions(found, list(selection.class_counts), run.classes),
             "history": trained.history,
             "selected_epoch": trained.selected_epoch,
             "kd_share": trained.kd_share,
@@ -215,7 +215,7 @@ class Lab:
     def _predictions(self, trained: train.Trained) -> evaluate.Predictions:
         run = trained.run
         data = self.record(run), self.selection(run)
-        if _pooled(run):
+        if run.kind == "ensemble":
             return evaluate.pooled_predictions(run, self._teacher_views(run), *data)
         found = evaluate.predictions(trained, *data)
         if len(run.teachers) > 1 and all(one.classes == run.classes for one in run.teachers):
@@ -251,7 +251,7 @@ class Lab:
             return self.evaluate(run)
         stored = read_tensors(path, row["files"]["predictions"])
         found = {name: tensor.numpy() for name, tensor in stored.items()}
-        row |= evaluate.measured(found, row["data"]["class_counts"], run.classes)
+        row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)
         self.store.write_row(run, row)
         return row
 
@@ -263,13 +263,13 @@ class Lab:
         row = self.stored(run)
         if row is None or not self.store.path(run, "checkpoints").exists():
             return None
-        network = torch.nn.Module() if _pooled(run) else self.store.network(run)
+        network = torch.nn.Module() if run.kind == "ensemble" else self.store.network(run)
         found = self._predictions(train.Trained(run, network))
         path = self.store.path(run, "predictions")
         before = read_tensors(path, row["files"]["predictions"]) if path.exists() else {}
         if "selected_test_logits" in before:
             found["selected_test_logits"] = before["selected_test_logits"].numpy()
-        row |= evaluate.measured(found, row["data"]["class_counts"], run.classes)
+        row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)
         return self.store.write(run, row, network.state_dict(), found)
 
     def network(self, run: Run) -> torch.nn.Module:
@@ -310,8 +310,3 @@ def _noted(failures: list[str], run: Run | None = None) -> Iterator[None]:
         if run is None:
             raise
         failures.append(f"{run.id}: {error}")
-
-
-def _pooled(run: Run) -> bool:
-    """Whether a run is its teachers put together, and no network of its own."""
-    return run.recipe is None and run.given is None

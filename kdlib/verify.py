@@ -123,7 +123,9 @@ def _verify_row(path: Path, row: Row, findings: Findings) -> bool:
         )
     elif "predictions" in tensors:
         found = {name: tensor.numpy() for name, tensor in tensors["predictions"].items()}
-        again = evaluate.measured(found, row["data"]["class_counts"], row["run"].get("classes"))
+        again = evaluate.from_predictions(
+            found, row["data"]["class_counts"], row["run"].get("classes")
+        )
         stated = {key: row.get(key) for key in again}
         findings.wrong += [f"{path}: {text}" for text in differences(stated, again)]
         findings.recomputed += 1

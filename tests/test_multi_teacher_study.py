@@ -462,9 +462,9 @@ def test_a_missing_teacher_prediction_is_made_again(trained):
     lab = kdlib.Lab.of(small, folder)
     teacher = study.runs(small)[0]
     path = lab.store.path(teacher, "predictions")
-    before, content = lab._test_logits(teacher), path.read_bytes()
+    before, content = lab.predictions(teacher)["test_logits"], path.read_bytes()
     path.unlink()
-    assert np.array_equal(lab._test_logits(teacher), before)
+    assert np.array_equal(lab.predictions(teacher)["test_logits"], before)
     path.write_bytes(content)
 
 

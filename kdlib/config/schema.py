@@ -116,6 +116,11 @@ class Run(Strict):
     labels: dict[str, Any] = Field(default_factory=dict)
     folder: str = ""
 
+    @property
+    def kind(self) -> Literal["trained", "given", "ensemble"]:
+        """Whether its network is trained here, brought by a user, or its teachers put together."""
+        return "given" if self.given else "trained" if self.recipe else "ensemble"
+
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers, JSON-able; a teacher is named by its id."""
         own = self._dump(exclude={"labels", "folder", "teachers"})
