@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_claims import SEEDS, entries, grid_rows, row
 
-from kdlib import estimate, overview, prices, registry
+from kdlib import estimate, evaluate, overview, prices, registry
 from kdlib.config import fingerprint
 from kdlib.costs import Cost
 from kdlib.plan import ROOT, plan
@@ -177,7 +177,8 @@ def some(tmp_path_factory):
         acc = METHODS[run.labels["method"]] + 0.002 * noise.normal()
         test = {"acc": acc, "ece_10": 0.1, "ece": 0.1, "nll": 2 - acc, "aurc": 100 * acc}
         content = {"id": run.id, "run": run.identity(), "labels": run.labels, "folder": run.folder,
-                   "metrics": {"test": test}, "versions": {}}  # fmt: skip
+                   "metrics": {"test": test}, "versions": {},
+                   "evaluation": evaluate.VERSION}  # fmt: skip
         content = json.loads(json.dumps(content))
         for kind, facts in (
             ("rows", content | {"sha256": fingerprint(content)}),
