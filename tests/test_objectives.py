@@ -89,7 +89,7 @@ def test_a_teachers_fitted_temperature_reaches_the_term_that_uses_it(digits):
     for fitted, divisor in ((2.5, 2.5), (None, 1.0)):
         network.temperature = fitted
         (view,) = FrozenTeachers([network])(batch)
-        assert view.temperature == divisor
+        assert view.temperature == fitted
         student.loss(batch, (view,), torch.autocast("cpu", enabled=False))
         with torch.no_grad():
             own = student.network(batch.images).logits
