@@ -1,6 +1,7 @@
 """What a reader must know of a run: flags in its row, warnings that are said once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,19 @@ def _twins(run: Run, teacher: Run) -> bool:
     return not teacher.given and (teacher.model, teacher.classes) == (run.model, run.classes)
 
 
+def uncalibrated(objective: Mapping[str, Mapping[str, Any]], teachers: Iterable[Row]) -> bool:
+    """Whether some term of an objective asks for calibrated teachers, and one of these (their rows)
+    has no fitted temperature: then it is taught as by the teacher as it is."""
+    asked = any(options.get("calibrated") for options in objective.values())
+    return asked and not all(map(temperature, teachers))
+
+
 def flags(trained: train.Trained, teachers: Iterable[Row] = ()) -> list[str]:
     """What a reader of the table must know: KD that does nothing, KD that is everything, calibrated
     KD without a temperature, a start from weights that may know the classes. teachers: their
     rows."""
     found = ["ImageNet weights"] if trained.run.pretrained else []
-    calibrated = trained.run.objective.get("kd", {}).get("calibrated")
-    if calibrated and not all(map(temperature, teachers)):
+    if uncalibrated(trained.run.objective, teachers):
         found.append(UNCALIBRATED)
     for moment, share in trained.kd_share.items():
         if share is None:

@@ -53,11 +53,11 @@ def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Co
     found = Comparison(both=sorted(here.keys() & there.keys()))
     alone, others = (sorted(own.keys() - found.both) for own in (here, there))
     places = {_place(here[run]): run for run in alone}
+    paired = set()
     for run in others:
-        one = places.get(_place(there[run]))
-        if one is not None:
+        if one := places.get(_place(there[run])):
             found.changed[f"{one} and {run}"] = _change(here[one], there[run])
-    paired = {run for pair in found.changed for run in pair.split(" and ")}
+            paired |= {one, run}
     found.only = {
         str(place): [run for run in runs if run not in paired]
         for place, runs in ((first, alone), (second, others))

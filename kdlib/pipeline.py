@@ -236,21 +236,24 @@ class Lab:
         """What a run says of its images, by name: `test_logits` (N, K) float16 and `test_labels`,
         those of validation where it has any, ...; stored ones, or predicted once more. A run that
         is not done is done first."""
+        stored = self._stored_predictions(run, self.complete([run])[0])
+        return stored or self._predictions(train.Trained(run, self.network(run)))
+
+    def _stored_predictions(self, run: Run, row: Row) -> dict[str, np.ndarray]:
+        """Those of a run's file, none where it is not there; DamagedError."""
         path = self.store.path(run, "predictions")
-        row = self.complete([run])[0]
         if not path.exists():
-            return self._predictions(train.Trained(run, self.network(run)))
+            return {}
         stored = read_tensors(path, row["files"]["predictions"])
         return {name: tensor.numpy() for name, tensor in stored.items()}
 
     def measure_again(self, run: Run) -> Row | None:
         """A done run's row by today's evaluation, from its predictions or else its checkpoint,
         never by training; None where it has neither."""
-        row, path = self.stored(run), self.store.path(run, "predictions")
-        if row is None or not path.exists():
+        row = self.stored(run)
+        found = self._stored_predictions(run, row) if row else {}
+        if not found:
             return self.evaluate(run)
-        stored = read_tensors(path, row["files"]["predictions"])
-        found = {name: tensor.numpy() for name, tensor in stored.items()}
         row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)
         self.store.write_row(run, row)
         return row
@@ -265,10 +268,9 @@ class Lab:
             return None
         network = torch.nn.Module() if run.kind == "ensemble" else self.store.network(run)
         found = self._predictions(train.Trained(run, network))
-        path = self.store.path(run, "predictions")
-        before = read_tensors(path, row["files"]["predictions"]) if path.exists() else {}
+        before = self._stored_predictions(run, row)
         if "selected_test_logits" in before:
-            found["selected_test_logits"] = before["selected_test_logits"].numpy()
+            found["selected_test_logits"] = before["selected_test_logits"]
         row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)
         return self.store.write(run, row, network.state_dict(), found)
 

@@ -64,6 +64,7 @@ def test_every_generated_text_is_what_the_committed_rows_give(whole):
         assert (ROOT / picture).is_file()
         assert picture in (ROOT / "README.md").read_text()
     assert (ROOT / overview.CLAIMS).is_file()
+    assert f"](../{Path(overview.CLAIMS).name})" in overview.audit_page(whole)
 
 
 def test_the_readme_has_no_measured_number_outside_its_generated_blocks():

@@ -1,4 +1,4 @@
-"""Code that users bring: files or modules that register models, KD methods and label losses."""
+"""Code that users bring: files or modules that register parts (`kdlib.registry`)."""
 
 import importlib.util
 import logging
@@ -22,8 +22,7 @@ def load_plugin(name: str) -> str:
     A file is called by its absolute path, so that a job in another folder finds it, too. The
     content of a file, and of the modules beside it that it imports, is part of the version of what
     is defined in it (`kdlib.registry.Entry`), so what is made with it is trained anew where it
-    changes. ValueError names what is not there, or
-    what went wrong in it.
+    changes. ValueError names what is not there, or what went wrong in it.
     """
     path = Path(name).expanduser().resolve()
     is_file = name.endswith(".py")

@@ -17,7 +17,7 @@ class Augment(Strict):
     transform: str | None = None
 
     @model_validator(mode="after")
-    def _known(self) -> "Augment":
+    def _registered(self) -> "Augment":
         if self.transform is not None:
             _known(AUGMENTATIONS, self.transform)
         return self

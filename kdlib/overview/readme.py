@@ -10,8 +10,8 @@ from kdlib import prices
 from kdlib.grid import NO_KD
 from kdlib.overview.facts import PAGES, Overview, in_hours, markdown
 from kdlib.report import readable
-from kdlib.report.answers import effect, headlines, scoreboard
-from kdlib.report.claims import FAILS, HOLDS, NOT_RUN
+from kdlib.report.answers import DO, effect, headlines, scoreboard
+from kdlib.report.claims import FAILS, HOLDS
 from kdlib.report.pairs import DIGITS, Entry, pairs, seed_differences
 from kdlib.report.tables import over_seeds
 from kdlib.studies.published_claims import Comparison
@@ -20,9 +20,8 @@ AFTER, CELLS = "docs/before_after.png", "docs/acc_vs_ece.png"  # the README's pi
 LEAD = "cifar_small/03_calibration_study/verdicts"  # whose cells before and after a fit it shows
 SHOWCASE = "digits5"  # whose cells the README shows
 PICTURE = " ".join(
-    """Every cell of KD x calibration on CIFAR-10-LT, mean of five seeds: as trained; after one
-temperature; after a logit adjustment. What the losses seemed to do is the class prior; what is left
-is distillation. Crosses: as published, single runs at another scale.""".split()
+    """Every cell of KD x calibration on CIFAR-10-LT: as trained, after one temperature, after a
+logit adjustment. Crosses: as published, single runs at another scale.""".split()
 )
 TOP = 5
 
@@ -31,6 +30,7 @@ def first_screen(overview: Overview) -> str:
     """The README's answer, in Markdown: a table of verdicts, a sentence a study, a picture."""
     claims, verdicts = overview.claims, overview.verdicts
     board = scoreboard(claims, verdicts)
+    others = [kind for kind in DO if kind not in (HOLDS, FAILS) and board[kind].any()]
     lines = [
         {
             "study": f"[{claims.name(name)}]({PAGES}/{name}.md)"
@@ -41,9 +41,8 @@ def first_screen(overview: Overview) -> str:
             "still do after a fit": f"{line['still']} of {line['fitted']}" * bool(line["fitted"]),
             "do not hold": line[FAILS],
             "the reverse does": line["reversed"],
-            "undecided": line["claims"] - line[HOLDS] - line[FAILS] - line[NOT_RUN],
-            "not run": line[NOT_RUN],
         }
+        | {kind: line[kind] for kind in others}
         for name, line in board.to_dict("index").items()
     ]
     told = [

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from kdlib.cautions import uncalibrated
 from kdlib.config import Params
 from kdlib.grid import control_runs, student_runs
 from kdlib.report.tables import CELL, METRICS, cell_label, intervals, present
-from kdlib.store import Row, temperature
+from kdlib.store import Row
 
 WEIGHT = "weight "
 
@@ -46,10 +47,8 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
 
 def _is_itself(row: Row, teachers: Mapping[str, Row]) -> bool:
     """Whether a run did what its options say: all but calibrated KD without a temperature."""
-    if not row["run"]["objective"].get("kd", {}).get("calibrated"):
-        return True
     known = [teachers[name] for name in row["run"]["teachers"] if name in teachers]
-    return all(map(temperature, known))
+    return not uncalibrated(row["run"]["objective"], known)
 
 
 def _common_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
