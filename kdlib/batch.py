@@ -153,8 +153,8 @@ def execute(
 
 def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collection[str]) -> None:
     """Write plan.json, and bring the markers in line with what is stored: a job some of whose runs
-    are not stored (any more) has none, a job all of whose runs are (a fresh clone) needs no kernel
-    to find that out.
+    are not stored (any more), or whose tables and figures are not those it left, has none; a job
+    all of whose runs are stored (a fresh clone) needs no kernel to find that out.
 
     Of the jobs that can start, the first does. The key of a job is its runs: their ids hold what
     changes numbers, and rows are guarded by the versions of what made them. Tables and figures are
@@ -171,9 +171,10 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
         own = {"notebook": notebook, "key": key, "priority": len(jobs) - place}
         entries.append(asdict(job) | own | needed)
         marker = home / "done" / f"{job.name}.json"
-        if not set(job.runs) <= set(stored):
+        same = runnb.marked(marker) == runnb.results(home, entries[-1], rows)
+        if not set(job.runs) <= set(stored) or not (job.runs or same):
             marker.unlink(missing_ok=True)
-        elif job.runs and runnb.outcome(marker) != runnb.contents(job.runs, rows):
+        elif not same:
             runnb.mark(home, entries[-1], rows, runnb.sha256(Path(notebook)))
     write_atomic(home / "plan.json", json.dumps(entries, indent=1).encode())
 

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ def row_files(home: Path) -> dict[str, Path]:
 def mark(home: Path, job: dict[str, Any], rows: dict[str, Path], notebook: str) -> None:
     """Leave the marker of a finished job in `home`/done; `notebook` is the sha256 of what was run.
 
-    It is a function of what was run and of the rows that came of it: a repetition with the same
-    outcome does not make the jobs that need this one run again, another outcome does.
+    It is a function of what was run and of what came of it: a repetition with the same results
+    does not make the jobs that need this one run again, other results do.
     """
     marker = {
         "name": job["name"],
         "key": job["key"],
-        "runs": contents(job["runs"], rows),
+        "results": results(home, job, rows),
         "notebook": notebook,
     }
     partial = home / "done" / f"{job['name']}.partial"
@@ -45,14 +44,22 @@ def mark(home: Path, job: dict[str, Any], rows: dict[str, Path], notebook: str) 
     os.replace(partial, partial.with_suffix(".json"))
 
 
-def contents(runs: Iterable[str], rows: dict[str, Path]) -> dict[str, str | None]:
-    """Run id -> the sha256 of its row's file, None where there is none."""
-    return {run: sha256(rows[run]) if run in rows else None for run in runs}
+def results(home: Path, job: dict[str, Any], rows: dict[str, Path]) -> dict[str, str]:
+    """What there is of a job's results: run id or file name -> sha256. Those of a job with runs
+    are their rows, those of an analysis the tables and figures in the folder of its name."""
+    if job["runs"]:
+        return {run: sha256(rows[run]) for run in job["runs"] if run in rows}
+    folder = home.absolute().parent / job["name"]
+    files = [*folder.glob("*"), *folder.glob("figures/*")]
+    files = sorted(path for path in files if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
-def outcome(marker: Path) -> dict[str, str | None] | None:
-    """The rows that a marker was left with, None where there is no marker."""
-    return json.loads(marker.read_text(encoding="utf-8"))["runs"] if marker.exists() else None
+def marked(marker: Path) -> dict[str, str] | None:
+    """The results that a marker was left with, None where there is no marker."""
+    if not marker.exists():
+        return None
+    return json.loads(marker.read_text(encoding="utf-8")).get("results")
 
 
 def sha256(path: Path) -> str:

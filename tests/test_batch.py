@@ -137,6 +137,22 @@ def test_jobs_start_in_their_order(tmp_path):
     assert (tmp_path / "executed.txt").read_text().split() == order
 
 
+@pytest.mark.parametrize("file", ["means.json", "figures/means.json"])
+def test_a_table_or_figure_that_is_gone_or_edited_is_drawn_again(tmp_path, file):
+    toy = Toy(tmp_path)
+    drawn = tmp_path / "table" / "two_seeds" / file
+    drawn.parent.mkdir(parents=True)
+    name = str(drawn.with_suffix("").relative_to(tmp_path))
+    analysis = Job("table/two_seeds", "table", toy.jobs[0].params | {"name": name}, (), runs=())
+    assert toy.execute([analysis]) == (0, [name])
+    assert toy.execute([analysis]) == (0, [])
+    content = drawn.read_bytes()
+    for harm in (drawn.unlink, lambda: drawn.write_text("{}")):
+        harm()
+        assert toy.execute([analysis]) == (0, [name])
+        assert drawn.read_bytes() == content
+
+
 def test_dry_run_tells_what_an_edit_changes_and_starts_nothing(toy, capsys):
     notebook = toy.folder / "notebooks" / "table.ipynb"
     notebook.touch()
