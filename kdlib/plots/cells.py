@@ -191,6 +191,7 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
             axes.set_ylabel("teacher loss" * (column == 0), fontsize=8)
             axes.tick_params(labelsize=LABEL, rotation=0, length=0)
         figure.suptitle("\n".join(textwrap.wrap(title, int(12 * size[0]))), fontsize=10)
+        figure.get_layout_engine().set(hspace=0.08)
     return figure
 
 
