@@ -209,6 +209,7 @@ def test_ca_mkd_is_what_the_paper_wrote(setting):
     with torch.no_grad():
         own = late.network(batch.images)
     second = Batch(batch.images, batch.targets, batch.rows, Clock(1, 2, 0))
+    late.tick(second.clock)
     assert late.terms["hints"](Forward(second, batch.targets, own, views)) > 0
 
 

@@ -177,6 +177,7 @@ def test_side_heads_read_the_softened_targets(digits, mixup_alpha):
     student, batch = student_of("pskd+byot", digits, mixup_alpha=mixup_alpha)
     noise = torch.rand(student.source.memory.shape, generator=torch.Generator().manual_seed(0))
     student.source.memory.copy_(noise.softmax(1))
+    student.tick(batch.clock)
     targets, network = student.source(batch), student.trained.network.eval()
     for head in network.side_heads.values():
         head.weight.data *= 20  # a new head says the same of every class

@@ -4,10 +4,12 @@ A term is made by a registered factory `(context, **options) -> loss`, where `lo
 function or a module (its parameters join the optimiser). To add a KD method, write one factory
 here and one row in tests/test_objectives.py.
 
-A GPU may replay a step on the memory that one step had (`kdlib.train.graphs`). So what a loss or
-target source carries from step to step are buffers, changed in place; what waits for the backward
-pass it does in `settle()`; if it draws, then from its `generator`. The batch of a replayed step has
-no clock: what depends on it, the generator's seed too, `tick(clock)` writes before each step.
+A loss or target source that is a module may have more, and is asked for it where it does:
+`tick(clock)` before each step, `settle()` after its backward pass, `note()` for the history, a
+`generator` that it draws from, `keeps` of the teachers' views. A GPU may replay a step on the
+memory that one step had (`kdlib.train.graphs`): what is carried from step to step are buffers,
+changed in place; what is drawn comes from the `generator`; and the batch has no clock, so what
+depends on it, the generator's seed too, is written by `tick`.
 
 What softens the targets of the label terms (`Run.targets`) is a module of its own registry:
 `(batch) -> (B, K) targets`, and `observe(batch, network, view)` after each forward.
@@ -29,7 +31,7 @@ from kdlib.objectives.assemble import (
     taught_heads,
     versions,
 )
-from kdlib.objectives.base import LABEL, Context, Term, term
+from kdlib.objectives.base import LABEL, Context, Term, term, tick
 from kdlib.objectives.dry import check, dry_view
 from kdlib.objectives.overlapping import consensus
 
@@ -48,5 +50,6 @@ __all__ = [
     "needs_side_heads",
     "taught_heads",
     "term",
+    "tick",
     "versions",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdlib import seeding
 from kdlib.config import Augment, Run
-from kdlib.objectives.base import LABEL, Context, Term
+from kdlib.objectives.base import LABEL, Context, Term, tick
 from kdlib.registry import (
     AUGMENTATIONS,
     LABEL_LOSSES,
@@ -36,14 +36,11 @@ class LabelTerm(nn.Module):
         )
 
     def tick(self, clock: Clock) -> None:
-        """Tell a loss that asks for it where training stands."""
-        if hasattr(self.loss, "tick"):
-            self.loss.tick(clock)
+        """Before a step: where training stands."""
+        tick([self.loss], clock)
 
     def forward(self, forward: Forward) -> Tensor:
         """The mean loss of a batch."""
-        if clock := forward.batch.clock:
-            self.tick(clock)
         return self.function(forward.student.logits, forward.targets)
 
 

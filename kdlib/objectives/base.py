@@ -1,12 +1,13 @@
 """What a term is: its context, its weight, its entry in the registry."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from kdlib.registry import TERMS
-from kdlib.types import Forward, View
+from kdlib.types import Clock, Forward, View
 
 LABEL = "label"
 
@@ -35,6 +36,13 @@ class Context:
         """The only teacher."""
         (teacher,) = self.teachers
         return teacher
+
+
+def tick(parts: Iterable[Any], clock: Clock) -> None:
+    """Tell the losses and target sources that ask for it where training stands."""
+    for part in parts:
+        if hasattr(part, "tick"):
+            part.tick(clock)
 
 
 class Term(nn.Module):

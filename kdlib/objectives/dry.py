@@ -19,7 +19,7 @@ from kdlib.objectives.assemble import (
     explained,
     needs_side_heads,
 )
-from kdlib.objectives.base import LABEL, Context, Term
+from kdlib.objectives.base import LABEL, Context, Term, tick
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS
 from kdlib.types import Batch, Clock, Forward, Mix, View
 
@@ -133,6 +133,7 @@ class _Dry:
         for epoch in dict.fromkeys([0, run.recipe.epochs - 1]):
             view, leaves = self.student()
             batch = self._batch(epoch)
+            tick([term.loss, source], batch.clock)
             targets = self._targets(batch, source)
             try:
                 loss = term.loss(Forward(batch, targets, view, teachers))

@@ -216,8 +216,6 @@ class Hints(nn.Module):
 
     def forward(self, forward: Forward) -> Tensor:
         """The loss of a batch, 0 before its first epoch."""
-        if forward.batch.clock:
-            self.tick(forward.batch.clock)
         ours = tap(forward.student, self.stage).float()
         mapped = [regressor(ours) for regressor in self.regressors]
         weights = self._confidence(forward, mapped) if self.weigh is None else self._given(forward)

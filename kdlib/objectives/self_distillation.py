@@ -85,8 +85,6 @@ class ProgressiveTargets(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, K) targets."""
-        if batch.clock:
-            self.tick(batch.clock)
         memory, mix, targets = self.memory[batch.rows], batch.mix, batch.targets
         if mix is None:
             targets = F.one_hot(targets, memory.shape[1])

@@ -134,8 +134,6 @@ class ContrastiveTerm(nn.Module):
     def forward(self, forward: Forward) -> Tensor:
         """The loss of a batch."""
         batch = forward.batch
-        if batch.clock:
-            self.tick(batch.clock)
         return self.crd(
             forward.student.embedding,
             forward.teacher.embedding,

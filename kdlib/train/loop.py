@@ -184,7 +184,7 @@ class Cohort:
         """One step of every student."""
         clock = draw.clock
         self.lr.fill_(learning_rate(self.recipe, clock.epoch + clock.step / self.stream.steps))
-        if self.replayed:
+        if self.replayed:  # its batch has no clock
             for student in self.students:
                 student.tick(clock)
         probed = clock.step < PROBED_BATCHES and clock.epoch in (0, self.recipe.epochs - 1)

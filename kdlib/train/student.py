@@ -88,10 +88,8 @@ class Student:
         return [part.generator for part in self._parts if hasattr(part, "generator")]
 
     def tick(self, clock: Clock) -> None:
-        """What a replayed step needs of the clock, before it."""
-        for part in self._parts:
-            if hasattr(part, "tick"):
-                part.tick(clock)
+        """Before a step: where training stands."""
+        objectives.tick(self._parts, clock)
 
     def settle(self) -> None:
         """What waits for the backward pass."""
@@ -102,6 +100,7 @@ class Student:
     def loss(self, batch: Batch, shared: tuple[View, ...], autocast: Any) -> Tensor:
         """The objective on one batch; its parts stay in `losses`."""
         if clock := batch.clock:
+            self.tick(clock)
             seeding.seed_global(self.trained.run.seed, "dropout", clock.epoch, clock.step)
         with autocast:
             view = self.network(batch.images)
