@@ -1,13 +1,11 @@
 """Two results folders side by side: which rows differ, and by how much."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdlib.quantities import QUANTITIES
-from kdlib.store import Row, read_row
+from kdlib.store import Row, differences, is_number, read_row
 
 SHOWN = ("acc", "nll", "ece")  # of the test split, where two runs differ in their params
 
@@ -63,9 +61,11 @@ def compare(first: str | Path, second: str | Path, tolerance: float = 0.0) -> Co
         for place, runs in ((first, alone), (second, others))
     }
     for run in found.both:
-        texts = []
-        for part in ("metrics", "data", "evaluation"):
-            texts += _differences(here[run][part], there[run][part], tolerance, part)
+        texts = [
+            text
+            for part in ("metrics", "data", "evaluation")
+            for text in _in_words(here[run][part], there[run][part], tolerance, part)
+        ]
         if texts:
             found.differing[run] = texts
     return found
@@ -80,7 +80,7 @@ def _place(row: Row) -> str:
 def _change(one: Row, other: Row) -> list[str]:
     tests = [row["metrics"]["test"] for row in (one, other)]
     return [
-        *_differences(one["run"], other["run"], 0.0, "run"),
+        *_in_words(one["run"], other["run"], 0.0, "run"),
         *(f"test {QUANTITIES[name].word} {QUANTITIES[name].amount(tests[1][name] - tests[0][name])}"
           for name in SHOWN),
     ]  # fmt: skip
@@ -93,21 +93,11 @@ def _rows(folder: str | Path) -> dict[str, Row]:
     return {path.stem: read_row(path) for path in paths}
 
 
-def _differences(one: Any, other: Any, tolerance: float, where: str) -> Iterator[str]:
-    """Where two nested values differ, each in words."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            yield from _differences(one.get(key), other.get(key), tolerance, f"{where}.{key}")
-    elif _is_number(one) and _is_number(other):
-        if one != other and not abs(one - other) <= tolerance and not _both_nan(one, other):
-            yield f"{where}: {one:.10g} and {other:.10g}, by {abs(one - other):.3g}"
-    elif one != other:
-        yield f"{where}: {one} and {other}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _both_nan(one: float, other: float) -> bool:
-    return math.isnan(one) and math.isnan(other)
+def _in_words(one: Any, other: Any, tolerance: float, part: str) -> list[str]:
+    """Where two nested values differ, and numbers by how much."""
+    return [
+        f"{where}: {a:.10g} and {b:.10g}, by {abs(a - b):.3g}"
+        if is_number(a) and is_number(b)
+        else f"{where}: {a} and {b}"
+        for where, a, b in differences(one, other, tolerance, part)
+    ]

@@ -212,8 +212,8 @@ def _adjusted(
     found: Mapping[str, np.ndarray], class_counts: list[int], temperature: float, tau: float
 ) -> dict[str, Any]:
     probs = metrics.adjusted_softmax(found["test_logits"], class_counts, temperature, tau)
-    bounds = (*metrics.TEMPERATURE_BOUNDS, *metrics.TAU_BOUNDS)
-    row = {"T": temperature, "tau": tau, "at_bound": temperature in bounds or tau in bounds}
+    at_bound = temperature in metrics.TEMPERATURE_BOUNDS or tau in metrics.TAU_BOUNDS
+    row = {"T": temperature, "tau": tau, "at_bound": at_bound}
     return row | _brief(probs, found["test_labels"])
 
 

@@ -8,9 +8,10 @@ until then there may be a ``progress/<id>.progress``, where training goes on aft
 
 import hashlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,31 @@ def outdated(row: Row) -> list[str]:
         for part, version in made.items()
         if version != today.get(part.replace("teacher's ", ""), version)
     ]
+
+
+def differences(
+    one: Any, other: Any, tolerance: float, where: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Where two values nested in dictionaries and lists differ, numbers by more than `tolerance`:
+    the place, as "test.kl[0][1]", and both; NaN equals NaN."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            place = f"{where}.{key}".strip(".")
+            yield from differences(one.get(key), other.get(key), tolerance, place)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, tolerance, f"{where}[{index}]")
+    elif is_number(one) and is_number(other):
+        both_nan = math.isnan(one) and math.isnan(other)
+        if one != other and not abs(one - other) <= tolerance and not both_nan:
+            yield where, one, other
+    elif one != other:
+        yield where, one, other
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Store:

@@ -1,14 +1,12 @@
 """Check a profile's results against themselves: every row, every metric that can be recomputed."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdlib import evaluate
-from kdlib.store import DamagedError, Row, read_row, read_tensors
+from kdlib.store import DamagedError, Row, differences, read_row, read_tensors
 
 TOLERANCE = 1e-9
 REQUIRED = {
@@ -127,19 +125,9 @@ def _verify_row(path: Path, row: Row, findings: Findings) -> bool:
             found, row["data"]["class_counts"], row["run"].get("classes")
         )
         stated = {key: row.get(key) for key in again}
-        findings.wrong += [f"{path}: {text}" for text in differences(stated, again)]
+        findings.wrong += [
+            f"{path}: {where} is stated as {one}, recomputed {other}"
+            for where, one, other in differences(stated, again, TOLERANCE)
+        ]
         findings.recomputed += 1
     return True
-
-
-def differences(stated: Any, found: Any, where: str = "") -> list[str]:
-    """Where two nested values differ by more than 1e-9, in words."""
-    if isinstance(stated, dict) and isinstance(found, dict):
-        return [
-            line
-            for key in sorted(stated.keys() | found.keys())
-            for line in differences(stated.get(key), found.get(key), f"{where}.{key}".strip("."))
-        ]
-    numbers = isinstance(stated, float) and isinstance(found, float)
-    same = math.isclose(stated, found, abs_tol=TOLERANCE) if numbers else stated == found
-    return [] if same else [f"{where} is stated as {stated}, recomputed {found}"]

@@ -1,6 +1,7 @@
 """`verify` finds what somebody changed by hand, and says how much it could check."""
 
 import json
+import math
 
 import pytest
 
@@ -9,8 +10,8 @@ from kdlib.__main__ import main
 from kdlib.config import fingerprint
 from kdlib.plan import ROOT
 from kdlib.report.pairs import with_rows
-from kdlib.store import Store
-from kdlib.verify import differences, verify
+from kdlib.store import Store, differences
+from kdlib.verify import verify
 
 
 def committed():
@@ -96,7 +97,7 @@ def test_a_confusion_is_recomputed(tmp_path):
     path = Store(tmp_path).path(run, "rows")
     change(path, lambda row: row["confusion"][0].__setitem__(1, 99))
     (wrong,) = verify(tmp_path).wrong
-    assert "confusion is stated as" in wrong
+    assert "confusion[0][1] is stated as 99, recomputed" in wrong
 
 
 def test_a_row_of_an_older_evaluation_is_not_called_wrong_numbers(results):
@@ -124,10 +125,18 @@ def test_nothing_to_verify_is_an_error(tmp_path):
         verify(tmp_path)
 
 
-def test_differences_go_down_to_1e_9():
-    assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-10}}) == []
-    assert differences({"a": {"b": 1.0}}, {"a": {"b": 1.0 + 1e-8}}) != []
-    assert differences({"a": 1}, {}) == ["a is stated as 1, recomputed None"]
+@pytest.mark.parametrize(
+    ("one", "other", "place"),
+    [
+        (1.0, 1.0 + 1e-10, None), (1.0, 1.0 + 1e-8, "a.b"), (math.inf, math.inf, None),
+        (math.nan, math.nan, None), (math.nan, 1.0, "a.b"), (True, False, "a.b"),
+        ([[0.1], [2]], [[0.1 + 1e-10], [2]], None), ([[0.1], [2]], [[0.1], [3]], "a.b[1][0]"),
+        ([0.1], [0.1, 0.2], "a.b"), (1, None, "a.b"),
+    ],
+)  # fmt: skip
+def test_differences_by_more_than_a_tolerance(one, other, place):
+    found = differences({"a": {"b": one}, "c": 0}, {"a": {"b": other}, "c": 0}, 1e-9)
+    assert [where for where, _, _ in found] == [place] * (place is not None)
 
 
 @pytest.mark.parametrize("folder", committed(), ids=lambda folder: folder.name)
