@@ -86,7 +86,8 @@ def test_a_page_of_another_kind_is_written_anew(tmp_path):
 def test_tables_and_figures_lie_in_the_sections_folder(tmp_path):
     section = Section(tmp_path, "04_self_distillation", "resnet")
     table = pd.DataFrame({"cell": ["a"], "acc": [0.5]})
-    section.tables({"cells": table, "nothing": table[:0]})
+    section.tables({"cells": table, "nothing": table})
+    section.tables({"cells": table, "nothing": table[:0]})  # an earlier one goes
     demo = pd.DataFrame({"accuracy": [0.4], "ece_batches": [0.1], "ece": [0.01],
                          "ece_floor_batch": [0.1], "ece_floor": [0.01]})  # fmt: skip
     figure = section.figure("demo", "A <figure>", plots.batch_ece(demo, "title"))

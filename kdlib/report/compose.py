@@ -69,14 +69,13 @@ class Section:
 
     def tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table that has lines as <name>.csv, and missing.csv: which runs are not in
-        them, and why; it goes when none is missing."""
-        for name, table in tables.items():
+        them, and why; what has no lines leaves no file, nor an earlier one."""
+        for name, table in {**tables, "missing": self._reasons()}.items():
+            path = self.folder / f"{name}.csv"
             if len(table):
-                write_atomic(self.folder / f"{name}.csv", csv(table))
-        if self.missing:
-            write_atomic(self.folder / "missing.csv", csv(self._reasons()))
-        else:
-            (self.folder / "missing.csv").unlink(missing_ok=True)
+                write_atomic(path, csv(table))
+            else:
+                path.unlink(missing_ok=True)
 
     def _reasons(self) -> pd.DataFrame:
         path = Path(self.out_dir) / REASONS
