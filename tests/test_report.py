@@ -649,6 +649,14 @@ def test_the_answer_is_three_sentences_with_n(study):
     assert "optimistic" not in after
 
 
+def test_the_answer_says_of_how_many_seeds_and_methods_there_are_rows():
+    params = params_of(seeds=[0, 1, 2], kd_methods=["none", "crd"], student_losses=["ce"])
+    rows = [row for row in fake_rows(params) if row["run"]["seed"] == 0]
+    kd, *_ = answer(Study.of(rows, params))
+    assert kd.startswith("CRD against no teacher, accuracy ")
+    assert kd.endswith("(1 seed, no interval, descriptive).")
+
+
 def test_infinite_losses_are_counted_not_dropped(study):
     rows = [dict(row) for row in study.students]
     for row in rows:  # the plain student's fit and every second cell's fail

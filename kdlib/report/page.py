@@ -49,7 +49,7 @@ FLAGGED = f"Flagged runs: KD share below {LOW_SHARE:g} or above {HIGH_SHARE:g}, 
 
 def section(study: Study, drawn: Figures) -> list[str]:
     """The parts of a grid's section. drawn: the figures there are."""
-    note = seeds_note(len(study.params.seeds))
+    note = seeds_note(study.seeds)
     whole = ["No run of the grid is missing."] * (not study.lacking)
     facts = [best(study), *_scale(study), *whole, resolution(study)]
     return [

@@ -50,6 +50,11 @@ class Study:
         )  # fmt: skip
 
     @property
+    def seeds(self) -> int:
+        """Of how many seeds there are students."""
+        return len({row["run"]["seed"] for row in self.students})
+
+    @property
     def controls(self) -> list[Row]:
         """The students without a teacher."""
         return [row for row in self.students if row["labels"]["kd_method"] == NO_KD]

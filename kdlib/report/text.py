@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.config import Params
+from kdlib.grid import NO_KD
 from kdlib.quantities import QUANTITIES, Quantity
 from kdlib.report.choice import ENOUGH, objections
 from kdlib.report.study import Study
@@ -192,10 +193,10 @@ def answer(study: Study) -> list[str]:
     """The answer in three sentences: what KD does, what calibration in training does, and whether
     either beats a plain student adjusted after training."""
     found = {factor: _effects(study, factor) for factor in FACTORS}
-    kd = found.pop("kd_method").replace("KD method against none", "KD against no teacher")
+    kd = found.pop("kd_method")
     trained = "; ".join(text for text in found.values() if text)
     sentences = (kd, trained and f"Calibration in training: {trained}", _after(study.contests))
-    note = seeds_note(len(study.params.seeds)).split(":")[0]
+    note = seeds_note(study.seeds).split(":")[0]
     return [f"{text} ({note})." for text in sentences if text]
 
 
@@ -206,21 +207,24 @@ def resolution(study: Study) -> str:
         if len(table) and table["acc_effect_ci95"].notna().any():
             acc, ece = (table[f"{metric}_effect_ci95"].median() for metric in ("acc", "ece"))
             parts.append(f"± {100 * acc:.2f} ACC points and ± {ece:.4f} ECE for {name}")
-    seeds = len(study.params.seeds)
     if not parts:
         return "With fewer than two complete seeds there is no interval: it resolves nothing."
-    return f"{seeds} seeds resolve (median half-width): {', '.join(parts)}."
+    return f"{study.seeds} seeds resolve (median half-width): {', '.join(parts)}."
 
 
 def _effects(study: Study, factor: str) -> str:
-    """The paired effects of a factor's levels; nothing where there is none."""
+    """The paired effects of a factor's levels; nothing where there is none. Where it has one level,
+    the level is named here, else at its effect."""
     effects = study.summary[study.summary["factor"] == factor].dropna(subset="acc_effect")
     if effects.empty:
         return ""
     ends = (_ends(effects, column) for column in ("acc_effect", "ece_effect"))
     spans = "accuracy {} points, ECE {}".format(*ends)
-    level = f" {word(effects['level'].iloc[0])}" * (len(effects) == 1)
-    return f"{FACTORS[factor]}{level} against {word(effects['versus'].iloc[0])}, {spans}"
+    only = word(effects["level"].iloc[0]) if len(effects) == 1 else ""
+    versus = word(effects["versus"].iloc[0])
+    if factor == "kd_method" and versus == NO_KD:
+        return f"{(only or 'kd').upper()} against no teacher, {spans}"
+    return f"{' '.join(filter(None, [FACTORS[factor], only]))} against {versus}, {spans}"
 
 
 def _after(contests: pd.DataFrame) -> str:
@@ -278,7 +282,7 @@ def terminal(study: Study) -> str:
     """A grid in at most 25 lines of plain text."""
     setting = f" ({study.params.setting})" if study.params.setting else ""
     runs = f"students: {len(study.students)}, teachers: {len(study.teachers)}"
-    lines = [title(study.params) + setting, f"{runs}; {seeds_note(len(study.params.seeds))}"]
+    lines = [title(study.params) + setting, f"{runs}; {seeds_note(study.seeds)}"]
     effects = study.summary[study.summary["pairs"] > 0]
     names = [
         f"{FACTORS[factor]} {word(level)} - {word(versus)}"
