@@ -86,42 +86,41 @@ class Lab:
             cautions.warn(run, record)
 
     def stored(self, run: Run) -> Row | None:
-        """A run's valid row; a damaged file counts as missing and is named in the log."""
-        try:
-            return self.store.row(run)
-        except DamagedError as error:
-            log.warning("%s; the run is done again", error)
-            return None
+        """A run's row if it is valid: whole, made by the versions of today and, where data lie here
+        under their name, with these. The log says why a row is not."""
+        row = self.store.whole_row(run)
+        if row is None or not at_hand(run.data, self.data_dir):
+            return row
+        if row["data"] == data_facts(self.record(run), self.selection(run)):
+            return row
+        log.warning("%s was made with other data under the name %r; done again", run.id, run.data)
+        return None
+
+    def current(self, run: Run) -> Row | None:
+        """The stored row of a run, measured by today's evaluation, which may take its predictions
+        or else its checkpoint, never a training. The log says where neither is there."""
+        row = self.stored(run)
+        if row is None or row["evaluation"] == evaluate.VERSION:
+            return row
+        if predictions := self._stored_predictions(run, row):
+            row |= evaluate.from_predictions(predictions, row["data"]["class_counts"], run.classes)
+            self.store.write_row(run, row)
+            return row
+        if again := self.evaluate(run):
+            return again
+        log.warning("%s stays at evaluation %s: no predictions, no checkpoint", run.id,
+                    row["evaluation"])  # fmt: skip
+        return row
 
     def complete(self, runs: Sequence[Run]) -> list[Row]:
-        """The rows of all runs, in order; those that are not stored yet, or were made with other
-        data than lie here under the same name, are carried out first.
+        """The rows of all runs, in order; those that have no valid one are carried out first.
 
         FailedRuns names the runs that went wrong, after all others are stored.
         """
-        found = {run.id: self.stored(run) for run in runs}
-        for run in runs:
-            if found[run.id] and self.has_other_data(run, found[run.id]):
-                found[run.id] = None
-        failures = self._carry_out({run.id: run for run in runs if found[run.id] is None}.values())
-        if failures:
+        left = {run.id: run for run in runs if self.stored(run) is None}
+        if failures := self._carry_out(left.values()):
             raise FailedRuns("; ".join(failures))
-        for run in runs:
-            row = found[run.id]
-            if row and row["evaluation"] != evaluate.VERSION and not self.measure_again(run):
-                log.warning("%s stays at evaluation %s: no predictions, no checkpoint", run.id,
-                            row["evaluation"])  # fmt: skip
-        return [self.store.row(run) for run in runs]
-
-    def has_other_data(self, run: Run, row: Row) -> bool:
-        """Whether a run's row was made with other data than lie here under their name, which the
-        log says; not where none do."""
-        if not at_hand(run.data, self.data_dir):
-            return False
-        if row["data"] == data_facts(self.record(run), self.selection(run)):
-            return False
-        log.warning("%s was made with other data under the name %r; done again", run.id, run.data)
-        return True
+        return [self.current(run) for run in runs]
 
     def _carry_out(self, runs: Collection[Run]) -> list[str]:
         """Train (or measure, where a network was given or teachers are pooled) and store; what went
@@ -240,33 +239,30 @@ class Lab:
         return stored or self._predictions(train.Trained(run, self.network(run)))
 
     def _stored_predictions(self, run: Run, row: Row) -> dict[str, np.ndarray]:
-        """Those of a run's file, none where it is not there; DamagedError."""
+        """Those of a run's file, none where it is not there or damaged, which the log says."""
         path = self.store.path(run, "predictions")
         if not path.exists():
             return {}
-        stored = read_tensors(path, row["files"]["predictions"])
+        try:
+            stored = read_tensors(path, row["files"]["predictions"])
+        except DamagedError as error:
+            log.warning("%s; predicted once more", error)
+            return {}
         return {name: tensor.numpy() for name, tensor in stored.items()}
-
-    def measure_again(self, run: Run) -> Row | None:
-        """A done run's row by today's evaluation, from its predictions or else its checkpoint,
-        never by training; None where it has neither."""
-        row = self.stored(run)
-        found = self._stored_predictions(run, row) if row else {}
-        if not found:
-            return self.evaluate(run)
-        row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)
-        self.store.write_row(run, row)
-        return row
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
-        done or has no checkpoint. What only training can tell stays: the history, and the
+        done or has no whole checkpoint. What only training can tell stays: the history, and the
         predictions of the selected epoch.
         """
         row = self.stored(run)
         if row is None or not self.store.path(run, "checkpoints").exists():
             return None
-        network = torch.nn.Module() if run.kind == "ensemble" else self.store.network(run)
+        try:
+            network = torch.nn.Module() if run.kind == "ensemble" else self.store.network(run)
+        except DamagedError as error:
+            log.warning("%s; not measured again", error)
+            return None
         found = self._predictions(train.Trained(run, network))
         before = self._stored_predictions(run, row)
         if "selected_test_logits" in before:

@@ -8,6 +8,7 @@ until then there may be a ``progress/<id>.progress``, where training goes on aft
 
 import hashlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -29,6 +30,8 @@ SUFFIX = {"checkpoints": "safetensors", "predictions": "safetensors", "progress"
 # Under a profile's folder: run id -> why the last batch left it without a row.
 REASONS = Path(".batch", "missing.json")
 DIGEST = hashlib.sha256().digest_size
+
+log = logging.getLogger("kdlib")
 
 
 class DamagedError(OSError):
@@ -136,6 +139,14 @@ class Store:
             return None
         row = read_row(path)
         return row if row["versions"] == versions(run) else None
+
+    def whole_row(self, run: Run) -> Row | None:
+        """The same; a damaged one counts as none, and is named in the log."""
+        try:
+            return self.row(run)
+        except DamagedError as error:
+            log.warning("%s; the run is done again", error)
+            return None
 
     def write(
         self, run: Run, row: Row, state: Mapping[str, Tensor], predictions: Mapping[str, Any]

@@ -1,9 +1,9 @@
 """What a results folder holds before a batch starts: done, damaged, or of an old evaluation."""
 
 import json
-import sys
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from kdlib.store import DamagedError, Row, Store
 from kdlib.verify import mixtures
 
 LITTER_SECONDS = 3600
+Labs = Sequence[tuple[Lab, Sequence[Run]]]  # a part's lab and its runs
+
+log = logging.getLogger("kdlib")
 
 
 class Survey(NamedTuple):
@@ -39,25 +42,21 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
     store, found, lost = Store(whole.out_dir), {}, {}
     if not dry_run:
         _sweep(whole.out_dir)
-    for run in whole.runs:
-        row = _row(store, run)
+    labs = [(_lab(params, whole.out_dir, check_on), runs) for _, params, runs in whole.parts]
+    for run, lab in {run.id: (run, lab) for lab, runs in labs for run in runs}.values():
+        row = lab.stored(run)
         damaged = [] if row is None else _damaged(store, run, row)
         for path in damaged:
-            _say(f"{path} is damaged: its row states another sha256; the run is done again")
+            log.warning("%s is damaged: its row states another sha256; the run is done again", path)
         if row is not None:
             (lost if damaged else found)[run.id] = row
         gone = [store.path(run, "rows"), *damaged] if damaged else []
         gone += _spoilt(store, run)
         for path in [] if dry_run else gone:
             path.unlink()
-    for _, params, runs in whole.parts:
-        lab = _lab(params, whole.out_dir, check_on)
-        for run in runs:
-            if run.id in found and lab.has_other_data(run, found[run.id]):
-                del found[run.id]
-    _check(whole, found, dry_run, check_on)
+    _check(labs, found, dry_run)
     if not dry_run:
-        _measure_again(whole, found, check_on)
+        _measure_again(labs, found)
     return Survey(found, lost)
 
 
@@ -77,23 +76,12 @@ def closing_words(whole: Plan, earlier: Survey) -> list[str]:
 def stored_rows(whole: Plan) -> list[Row]:
     """The valid rows of a plan's runs; a damaged one is named."""
     store = Store(whole.out_dir)
-    return [row for run in whole.runs if (row := _row(store, run)) is not None]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    return [row for run in whole.runs if (row := store.whole_row(run)) is not None]
 
 
 def _lab(params: StudyParams, out_dir: Path, device: str | None) -> Lab:
-    return Lab.of(params.model_copy(update={"device": device}) if device else params, out_dir)
-
-
-def _row(store: Store, run: Run) -> Row | None:
-    try:
-        return store.row(run)
-    except DamagedError as error:
-        _say(f"{error}; the run is done again")
-        return None
+    elsewhere = {"device": device, "cuda_graphs": False} if device else {}
+    return Lab.of(params.model_copy(update=elsewhere), out_dir)
 
 
 def _damaged(store: Store, run: Run, row: Row) -> list[Path]:
@@ -107,7 +95,7 @@ def _spoilt(store: Store, run: Run) -> Iterator[Path]:
     try:
         store.progress(run)
     except DamagedError as error:
-        _say(f"{error}; the run starts anew")
+        log.warning("%s; the run starts anew", error)
         yield store.path(run, "progress")
     timing = store.path(run, "timings")
     try:
@@ -115,39 +103,33 @@ def _spoilt(store: Store, run: Run) -> Iterator[Path]:
     except FileNotFoundError:
         pass
     except ValueError:
-        _say(f"{timing} is damaged: it is no JSON; how long the run took is lost")
+        log.warning("%s is damaged: it is no JSON; how long the run took is lost", timing)
         yield timing
 
 
-def _check(whole: Plan, found: Mapping[str, Row], dry_run: bool, check_on: str | None) -> None:
+def _check(labs: Labs, found: Mapping[str, Row], dry_run: bool) -> None:
     """Refuse what cannot work of the runs that are left; data that are not here do not keep
     anybody from planning."""
     missing = {}
-    for _, params, runs in whole.parts:
+    for lab, runs in labs:
         try:
-            left = [run for run in runs if run.id not in found]
-            _lab(params, whole.out_dir, check_on).check(left)
+            lab.check([run for run in runs if run.id not in found])
         except (OSError, UnknownSetError) as error:
             if not dry_run:
                 raise
             missing[f"{error}; what depends on the data is not checked"] = None
     for line in missing:
-        _say(line)
+        log.warning(line)
 
 
-def _measure_again(whole: Plan, found: dict[str, Row], check_on: str | None) -> None:
-    """Bring rows up to today's evaluation: from predictions, else from checkpoints, never by
-    training. A row that has neither stays as it is, and is named."""
-    old = {name: row["evaluation"] for name, row in found.items()}
-    old = {name: version for name, version in old.items() if version != evaluate.VERSION}
-    for _, params, runs in whole.parts:
-        lab = _lab(params, whole.out_dir, check_on)
-        for run in (run for run in runs if run.id in old):
-            again = lab.measure_again(run)
-            if again is None:
-                _say(f"{run.id} stays at evaluation {old[run.id]}: no predictions, no checkpoint")
-            found[run.id] = again or found[run.id]
-    done = sum(found[name]["evaluation"] == evaluate.VERSION for name in old)
+def _measure_again(labs: Labs, found: dict[str, Row]) -> None:
+    """Bring rows up to today's evaluation, as far as their files allow."""
+    done = 0
+    for lab, runs in labs:
+        for run in runs:
+            if run.id in found and found[run.id]["evaluation"] != evaluate.VERSION:
+                found[run.id] = lab.current(run)
+                done += found[run.id]["evaluation"] == evaluate.VERSION
     if done:
         print(f"{done} rows of an older evaluation were measured again", flush=True)
 

@@ -237,6 +237,7 @@ def test_another_file_under_the_name_of_a_set_is_seen_in_the_same_process(tmp_pa
     (before,) = lab.complete(runs)
     assert lab.complete(runs) == [before]
     save(1)
+    assert lab.evaluate(runs[0]) is None  # no metrics of these beside the facts of those
     (after,) = lab.complete(runs)
     assert f"{runs[0].id} was made with other data" in caplog.text
     assert before["data"]["fingerprint"] != after["data"]["fingerprint"]
@@ -607,7 +608,7 @@ def test_damaged_progress_is_named_and_not_used(tmp_path, monkeypatch, caplog):
     assert f"{path} is damaged" in caplog.text
 
 
-def test_what_a_run_says_of_its_images_is_at_hand(tmp_path):
+def test_what_a_run_says_of_its_images_is_at_hand(tmp_path, caplog):
     """Stored, or predicted once more; a run that is not done is done first."""
     params = Params.of(**BASE)
     lab, (run, *_) = Lab.of(params, tmp_path), grid.student_runs(params)
@@ -615,9 +616,12 @@ def test_what_a_run_says_of_its_images_is_at_hand(tmp_path):
     row = lab.complete([run])[0]
     hits = found["test_logits"].argmax(axis=1) == found["test_labels"]
     assert hits.mean() == pytest.approx(row["metrics"]["test"]["acc"])
-    lab.store.path(run, "predictions").unlink()
-    again = lab.predictions(run)
-    np.testing.assert_array_equal(again["test_logits"], found["test_logits"])
+    path = lab.store.path(run, "predictions")
+    for harm in (lambda: path.write_bytes(path.read_bytes()[:-1]), path.unlink):
+        harm()
+        again = lab.predictions(run)
+        np.testing.assert_array_equal(again["test_logits"], found["test_logits"])
+    assert caplog.text.count(f"{path} is damaged") == 1
     assert lab.network(run).classes == tuple(row["classes"])
 
 

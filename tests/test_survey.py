@@ -44,15 +44,15 @@ def survey_of(whole, **options):
     return survey.survey(whole, **options)
 
 
-def test_all_is_well(whole, capsys):
+def test_all_is_well(whole, caplog):
     found = survey_of(whole)
     assert sorted(found.stored) == sorted(run.id for run in whole.runs)
-    assert (found.lost, capsys.readouterr().err) == ({}, "")
+    assert (found.lost, caplog.text) == ({}, "")
 
 
 @pytest.mark.parametrize("kind", ["rows", "checkpoints", "predictions"])
 @pytest.mark.parametrize("cut", [False, True])
-def test_damage_is_named_and_the_run_done_again(whole, kind, cut, capsys):
+def test_damage_is_named_and_the_run_done_again(whole, kind, cut, caplog):
     run, store = whole.runs[-1], Store(whole.out_dir)
     path = store.path(run, kind)
     content = bytearray(path.read_bytes())
@@ -61,7 +61,7 @@ def test_damage_is_named_and_the_run_done_again(whole, kind, cut, capsys):
     assert run.id not in survey_of(whole, dry_run=True).stored
     assert path.exists()  # a dry run changes nothing
     found = survey_of(whole)
-    assert capsys.readouterr().err.count(f"{path} is damaged") == 2
+    assert caplog.text.count(f"{path} is damaged") == 2
     assert set(found.stored) == {one.id for one in whole.runs} - {run.id}
     Lab.of(whole.parts[-1].params, whole.out_dir).complete([run])
     assert set(survey_of(whole).stored) == {one.id for one in whole.runs}
@@ -74,7 +74,7 @@ def test_damage_is_named_and_the_run_done_again(whole, kind, cut, capsys):
         assert line.endswith("was 0.1234")
 
 
-def test_a_damaged_progress_or_timing_is_named_and_goes(whole, capsys):
+def test_a_damaged_progress_or_timing_is_named_and_goes(whole, caplog):
     run, store = whole.runs[-1], Store(whole.out_dir)
     progress, timing = (store.path(run, kind) for kind in ("progress", "timings"))
     progress.parent.mkdir(exist_ok=True)
@@ -83,13 +83,13 @@ def test_a_damaged_progress_or_timing_is_named_and_goes(whole, capsys):
     assert run.id in survey_of(whole, dry_run=True).stored
     assert progress.exists()
     assert run.id in survey_of(whole).stored
-    told = capsys.readouterr().err
-    assert told.count(f"{progress} is damaged") == 2
-    assert told.count(f"{timing} is damaged") == 2
+    assert caplog.text.count(f"{progress} is damaged") == 2
+    assert caplog.text.count(f"{timing} is damaged") == 2
     assert not progress.exists()
     assert not timing.exists()
+    caplog.clear()
     survey_of(whole)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_a_rebuilt_teacher_that_differs_from_its_row_is_named(whole):
@@ -116,7 +116,7 @@ def age(path):
     path.write_text(json.dumps({**row, "sha256": fingerprint(row)}))
 
 
-def test_an_old_evaluation_is_measured_again_without_training(whole, monkeypatch, capsys):
+def test_an_old_evaluation_is_measured_again_without_training(whole, monkeypatch, capsys, caplog):
     store, (teacher, student, other) = Store(whole.out_dir), whole.runs
     expected = {run.id: store.row(run)["metrics"] for run in whole.runs}
     for run in whole.runs:
@@ -126,27 +126,26 @@ def test_an_old_evaluation_is_measured_again_without_training(whole, monkeypatch
         store.path(other, kind).unlink()
     monkeypatch.setattr("kdlib.train.fit", None)
     survey_of(whole)
-    told = capsys.readouterr()
-    assert told.out == "2 rows of an older evaluation were measured again\n"
-    assert f"{other.id} stays at evaluation 0: no predictions, no checkpoint" in told.err
+    assert capsys.readouterr().out == "2 rows of an older evaluation were measured again\n"
+    assert f"{other.id} stays at evaluation 0: no predictions, no checkpoint" in caplog.text
     for run in (teacher, student):
         assert store.row(run)["metrics"] == expected[run.id]
         assert store.row(run)["evaluation"] == evaluate.VERSION
     assert store.row(other)["evaluation"] == 0
 
 
-def test_missing_data_end_a_run_but_not_a_plan(whole, monkeypatch, capsys):
+def test_missing_data_end_a_run_but_not_a_plan(whole, monkeypatch, caplog):
     def absent(*_):
         raise FileNotFoundError("no digits.npz")
 
     monkeypatch.setattr(Lab, "check", absent)
     survey_of(whole, dry_run=True)
-    assert "no digits.npz; what depends on the data is not checked" in capsys.readouterr().err
+    assert "no digits.npz; what depends on the data is not checked" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"no digits\.npz"):
         survey_of(whole)
 
 
-def test_a_part_without_data_keeps_no_other_from_being_checked(whole, monkeypatch, capsys):
+def test_a_part_without_data_keeps_no_other_from_being_checked(whole, monkeypatch, caplog):
     own = whole.parts[0].params.model_copy(update={"data": "mine"})
     run = whole.runs[0].model_copy(update={"data": "mine"})
     parts = (Part("00_own", own, (run,)), Part("01_own", own, (run,)), *whole.parts)
@@ -155,7 +154,7 @@ def test_a_part_without_data_keeps_no_other_from_being_checked(whole, monkeypatc
     checked, check = [], Lab.check
     monkeypatch.setattr(Lab, "check", lambda lab, runs: (check(lab, runs), checked.append(runs)))
     survey_of(replace(whole, parts=parts), dry_run=True)
-    assert capsys.readouterr().err.count("unknown set 'mine'") == 1
+    assert caplog.text.count("unknown set 'mine'") == 1
     assert sum(map(len, checked)) == len(whole.runs)
     with pytest.raises(UnknownSetError, match="'mine'"):
         survey_of(replace(whole, parts=parts))
@@ -172,3 +171,13 @@ def test_litter_of_killed_writers_goes_when_it_is_old(whole):
     assert young.exists()
     assert not old.exists()
     young.unlink()
+
+
+def test_cuda_graphs_are_no_matter_of_the_machine_that_plans(whole):
+    parts = [
+        part._replace(params=part.params.model_copy(update={"cuda_graphs": True}))
+        for part in whole.parts
+    ]
+    with pytest.raises(ValueError, match="cuda_graphs needs a CUDA device, got cpu"):
+        survey_of(replace(whole, parts=parts, out_dir=whole.out_dir / "empty"))
+    survey_of(replace(whole, parts=parts, out_dir=whole.out_dir / "empty"), check_on="cpu")
