@@ -388,9 +388,16 @@ class LDAM(nn.Module):
         self.register_buffer("margins", margin * (counts / counts.min()) ** -0.25)
         self.register_buffer("weights", counts.sum() / counts / len(counts))
         self.scale, self.defer, self.deferred = nn.Parameter(torch.ones(())), defer, False
+        self.steps = 0
 
     def tick(self, clock):
         self.deferred = clock.epoch >= self.defer * clock.epochs
+
+    def settle(self):
+        self.steps += 1
+
+    def note(self):
+        return {"steps": self.steps, "deferred": self.deferred}
 
     def forward(self, logits, targets):
         inside = nn.functional.one_hot(targets, logits.shape[1]) * self.margins
@@ -398,7 +405,7 @@ class LDAM(nn.Module):
         return nn.functional.cross_entropy(self.scale * (logits - inside), targets, weights)
 
 
-def test_a_label_loss_may_have_weights_and_know_the_epoch(own_parts, digits, tmp_path):
+def test_a_label_loss_may_have_weights_and_the_hooks_of_any_loss(own_parts, digits, tmp_path):
     registry.LABEL_LOSSES.register("ldam")(LDAM)
     params = Params.of(
         **BASE | {"kd_methods": ["none", "kd"], "student_losses": ["ldam"], "epochs": 2,
@@ -410,6 +417,10 @@ def test_a_label_loss_may_have_weights_and_know_the_epoch(own_parts, digits, tmp
                                           "loss": "ldam", "margin": 0.3, "defer": 0.5}  # fmt: skip
     rows = Lab.of(params, tmp_path).complete(grid.student_runs(params))
     assert all(row["history"][-1]["train"]["label"] > 0 for row in rows)
+    for row in rows:
+        noted = row["history"][-1]["notes"]["label"]
+        assert noted["deferred"]
+        assert noted["steps"] == 2 * (sum(row["data"]["class_counts"]) // params.batch_size)
     context = objectives.Context(View(torch.zeros(2, 3)), (), None, torch.tensor([9, 3, 1]), 0)
     term = objectives.assemble.LabelTerm(context, "ldam", margin=0.3, defer=0.5)
     assert [name for name, _ in term.named_parameters()] == ["loss.scale"]

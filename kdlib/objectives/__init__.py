@@ -31,7 +31,7 @@ from kdlib.objectives.assemble import (
     taught_heads,
     versions,
 )
-from kdlib.objectives.base import LABEL, Context, Term, term, tick
+from kdlib.objectives.base import LABEL, Context, Term, hook, term
 from kdlib.objectives.dry import check, dry_view
 from kdlib.objectives.overlapping import consensus
 
@@ -46,10 +46,10 @@ __all__ = [
     "class_sets",
     "consensus",
     "dry_view",
+    "hook",
     "needs_live",
     "needs_side_heads",
     "taught_heads",
     "term",
-    "tick",
     "versions",
 ]

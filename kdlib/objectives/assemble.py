@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdlib import seeding
 from kdlib.config import Augment, Run
-from kdlib.objectives.base import LABEL, Context, Term, tick
+from kdlib.objectives.base import LABEL, Context, Term, hook
 from kdlib.registry import (
     AUGMENTATIONS,
     LABEL_LOSSES,
@@ -25,7 +26,7 @@ from kdlib.types import Clock, Forward
 class LabelTerm(nn.Module):
     """The label loss of the student's logits. One registered as a class is a module of the class
     counts and its options, called with logits and targets: it may have weights, which are trained,
-    and a `tick`, which is told the clock before each step."""
+    and the hooks of any loss."""
 
     def __init__(self, context: Context, loss: str, **options: Any):
         super().__init__()
@@ -35,9 +36,22 @@ class LabelTerm(nn.Module):
             lambda logits, targets: part(logits, targets, counts, **options)
         )
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What it draws from."""
+        return hook(self.loss, "generator")
+
     def tick(self, clock: Clock) -> None:
         """Before a step: where training stands."""
-        tick([self.loss], clock)
+        hook(self.loss, "tick", clock)
+
+    def settle(self) -> None:
+        """After the backward pass."""
+        hook(self.loss, "settle")
+
+    def note(self) -> Any:
+        """For the history."""
+        return hook(self.loss, "note")
 
     def forward(self, forward: Forward) -> Tensor:
         """The mean loss of a batch."""

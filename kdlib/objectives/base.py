@@ -1,13 +1,13 @@
 """What a term is: its context, its weight, its entry in the registry."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from kdlib.registry import TERMS
-from kdlib.types import Clock, Forward, View
+from kdlib.types import Forward, View
 
 LABEL = "label"
 
@@ -38,11 +38,11 @@ class Context:
         return teacher
 
 
-def tick(parts: Iterable[Any], clock: Clock) -> None:
-    """Tell the losses and target sources that ask for it where training stands."""
-    for part in parts:
-        if hasattr(part, "tick"):
-            part.tick(clock)
+def hook(part: Any, name: str, *arguments: Any) -> Any:
+    """What a loss or target source has beside its call (`kdlib.objectives` lists it): the answer of
+    a method, or an attribute; None where it has none of that name."""
+    found = getattr(part, name, None)
+    return found(*arguments) if callable(found) else found
 
 
 class Term(nn.Module):

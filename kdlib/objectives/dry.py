@@ -19,7 +19,7 @@ from kdlib.objectives.assemble import (
     explained,
     needs_side_heads,
 )
-from kdlib.objectives.base import LABEL, Context, Term, tick
+from kdlib.objectives.base import LABEL, Context, Term, hook
 from kdlib.registry import LABEL_LOSSES, MODELS, TARGETS, TERMS
 from kdlib.types import Batch, Clock, Forward, Mix, View
 
@@ -133,7 +133,8 @@ class _Dry:
         for epoch in dict.fromkeys([0, run.recipe.epochs - 1]):
             view, leaves = self.student()
             batch = self._batch(epoch)
-            tick([term.loss, source], batch.clock)
+            for part in (term.loss, source):
+                hook(part, "tick", batch.clock)
             targets = self._targets(batch, source)
             try:
                 loss = term.loss(Forward(batch, targets, view, teachers))
@@ -187,7 +188,7 @@ class _Dry:
 
     def _cached(self, terms: list[Term]) -> tuple[View, ...]:
         """What `kdlib.teachers.CachedTeachers` shows of the teachers."""
-        keeps = [keep for term in terms for keep in getattr(term.loss, "keeps", ())]
+        keeps = [keep for term in terms for keep in hook(term.loss, "keeps") or ()]
         return tuple(
             View(view.logits, features={keep.name: keep(view) for keep in keeps})
             for view in self.teachers

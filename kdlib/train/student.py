@@ -66,8 +66,10 @@ class Student:
         source = objectives.build_targets(run, context)
         self.source = source and source.to(device)
         self.cached = cached
-        kept = (getattr(term.loss, "keeps", ()) for term in self.terms.values())
-        self.keeps = tuple(itertools.chain(*kept))
+        self._parts = {name: term.loss for name, term in self.terms.items()}
+        if self.source:
+            self._parts["targets"] = self.source
+        self.keeps = tuple(itertools.chain(*self._hooked("keeps").values()))
         self.trained = Trained(run, network)
         self.validation = context.validation
         if run.teachers and len(run.objective) > 1:  # they may be there to be compared with only
@@ -77,7 +79,6 @@ class Student:
         self.losses: dict[str, Tensor] = {}
         self.totals = {name: torch.zeros((), device=device) for name in self.terms}
         self.shares: list[Tensor] = []
-        self._parts = [*(term.loss for term in self.terms.values()), self.source]
 
     def parameters(self) -> list[nn.Parameter]:
         """All that is optimised."""
@@ -85,17 +86,20 @@ class Student:
 
     def generators(self) -> list[torch.Generator]:
         """All that a step draws from."""
-        return [part.generator for part in self._parts if hasattr(part, "generator")]
+        return list(self._hooked("generator").values())
 
     def tick(self, clock: Clock) -> None:
         """Before a step: where training stands."""
-        objectives.tick(self._parts, clock)
+        self._hooked("tick", clock)
 
     def settle(self) -> None:
         """What waits for the backward pass."""
-        for part in self._parts:
-            if hasattr(part, "settle"):
-                part.settle()
+        self._hooked("settle")
+
+    def _hooked(self, name: str, *arguments: Any) -> dict[str, Any]:
+        """What the losses and the target source answer to a hook, those that do, by name."""
+        found = {part: objectives.hook(own, name, *arguments) for part, own in self._parts.items()}
+        return {part: answer for part, answer in found.items() if answer is not None}
 
     def loss(self, batch: Batch, shared: tuple[View, ...], autocast: Any) -> Tensor:
         """The objective on one batch; its parts stay in `losses`."""
@@ -170,18 +174,13 @@ class Student:
             if every and (epoch % every == 0 or epoch == trained.run.recipe.epochs):
                 theirs, _ = self.validation()
                 entry["fidelity"] = metrics.fidelity_scores(logits, theirs)
-        entry |= self._notes()
+        if notes := self._hooked("note"):  # of those that keep account of themselves
+            entry["notes"] = notes
         best = max((past.get("val_acc", 0.0) for past in trained.history), default=-1.0)
         if entry.get("val_acc", 0.0) > best or not len(labels):
             trained.selected = copy.deepcopy(trained.network.state_dict())
             trained.selected_epoch = epoch
         trained.history.append(entry)
-
-    def _notes(self) -> dict[str, Any]:
-        """What terms that keep account of themselves say since the last look, by term."""
-        losses = {name: term.loss for name, term in self.terms.items()}
-        noted = {name: loss.note() for name, loss in losses.items() if hasattr(loss, "note")}
-        return {"notes": noted} if noted else {}
 
 
 _FACTS = ("selected_epoch", "history", "kd_share", "failure")
