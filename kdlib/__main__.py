@@ -141,11 +141,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _lock(options: argparse.Namespace) -> IO[str] | None:
     """The lock of the run's results folder."""
-    known = sorted(path.name for path in (ROOT / "params").iterdir() if path.is_dir())
+    known = sorted(path.name for path in (ROOT / "params").glob("*/"))
     if not options.out and options.profile not in known:  # or a folder would be made for a typo
+        from kdlib.plan import profiles
         from kdlib.registry import suggest
 
-        hint = suggest(options.profile, known)
+        hint = suggest(options.profile, profiles())
         raise LookupError(f"unknown profile {options.profile!r}, {hint}")
     out_dir = Path(options.out).resolve() if options.out else ROOT / "results" / options.profile
     return LOCK["take"](out_dir)

@@ -216,7 +216,7 @@ class _Bench:
         batches = itertools.chain.from_iterable(
             cohort.stream.epoch(1, epochs) for _ in itertools.count()
         )
-        live = not all(one.cached for one in cohort.students)
+        live = any(one.views == "live" for one in cohort.students)
 
         def shared() -> tuple:
             with cohort.autocast:

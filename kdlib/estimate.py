@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from kdlib.config import Run, by_stream
+from kdlib.config import Run, by_stream, cohort_size
 from kdlib.costs import Asked, Cost, Kind, kind, measure
 from kdlib.plan import Job, Plan
 from kdlib.registry import STUDIES
@@ -98,7 +98,7 @@ def _cohorts(todo: Sequence[Asked]) -> Iterator[list[Run]]:
     """The runs of a job that are trained, side by side as they will be."""
     sizes = {run.id: params.cohort_size for run, params in todo}
     for stream in by_stream(run for run, _ in todo if run.recipe):
-        size = 1 if stream[0].precision == "fp16" else sizes[stream[0].id]
+        size = cohort_size(stream[0], sizes[stream[0].id])
         yield from (stream[start : start + size] for start in range(0, len(stream), size))
 
 

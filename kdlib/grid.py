@@ -184,6 +184,9 @@ def control_runs(params: Params) -> list[Run]:
             there = teacher_losses(params) if axis == "teacher_losses" else getattr(params, axis)
             if wanted is not None:
                 axes[axis] = tuple(level for level in wanted if level in there)
+        if axes.get("teacher_losses") == ():  # of other teachers: what has none is left
+            del axes["teacher_losses"]
+            axes["kd_methods"] = [m for m in control.kd_methods if not has_teacher(params, m)]
         runs |= {run.id: run for run in student_runs(params.model_copy(update=axes))}
     return list(runs.values()) + given_student_runs(params)
 

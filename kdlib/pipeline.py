@@ -16,7 +16,7 @@ import torch
 
 from kdlib import cautions, evaluate, given, objectives, train
 from kdlib.augment import check_transform
-from kdlib.config import Execution, Run, StudyParams, by_stream
+from kdlib.config import Execution, Run, StudyParams, by_stream, cohort_size
 from kdlib.data import ImageSet, Selection, at_hand, image_selection, image_set
 from kdlib.device import check_precision, set_up_device
 from kdlib.provenance import data_facts, peak_memory_mb, provenance
@@ -132,8 +132,7 @@ class Lab:
                 with _noted(failures, run):
                     self._store(train.Trained(run, given.network(run, self.record(run))))
         for stream in by_stream(run for run in runs if run.kind == "trained"):
-            size = 1 if stream[0].precision == "fp16" else self.execution.cohort_size
-            for cohort in self._cohorts(stream, size):
+            for cohort in self._cohorts(stream, cohort_size(stream[0], self.execution.cohort_size)):
                 with _noted(failures):
                     self._train(cohort, failures)
         for run in runs:

@@ -71,6 +71,7 @@ def profiles() -> list[str]:
 
 def plan(
     profile: str,
+    /,
     out_dir: str | Path | None = None,
     notebooks: Sequence[str] = (),
     **changes: Any,
@@ -108,7 +109,7 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
             raise LookupError(f"{path}: no notebook of that name, {hint}")
         study = STUDIES[path.stem]
         model = study.facts["params"]
-        known |= set(model.model_fields)
+        known |= set(model.model_fields) - {"profile"}  # that is the folder's name
         own = {key: value for key, value in changes.items() if _root(key) in model.model_fields}
         for params in load_settings(path).values():
             values = params.model_dump()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlib.config import Execution, Run, by_stream
+from kdlib.config import Execution, Run, by_stream, cohort_size
 from kdlib.data import ImageSet, Selection, subset
 from kdlib.device import check_precision
 from kdlib.pipeline import Lab
@@ -117,9 +117,9 @@ class Case:
             other = 2 if own.threads == 1 else 1
             found[f"threads: {other}"] = {"threads": other}
             found["jobs: 2 of threads: 1"] = {"threads": 1, "jobs": 2}
-        usual = min(own.cohort_size, len(self.runs))
+        most = cohort_size(self.runs[0], len(self.runs))
         for size in COHORTS:
-            if size <= len(self.runs) and size != usual:
+            if size <= most and size != min(own.cohort_size, most):
                 found[f"cohort_size: {size}"] = {"cohort_size": size}
         return found
 
@@ -135,7 +135,7 @@ class Case:
     def seconds(self, keys: Mapping[str, Any], meet: Callable[[], Any] = lambda: None) -> float:
         """Seconds a student and step; `meet` is called when the timing is about to begin."""
         options = self.execution.model_dump() | keys
-        runs = self.runs[: options["cohort_size"]]
+        runs = self.runs[: cohort_size(self.runs[0], options["cohort_size"])]
         same = {key: options[key] for key in ("precision", "compile")}
         runs = [run.model_copy(update=same) for run in runs]
         check_precision(options["precision"], self.device)
@@ -163,7 +163,7 @@ def _side_by_side(case: Case, keys: dict[str, Any], jobs: int) -> float:
         return statistics.mean(answer.result() for answer in answers) / jobs
 
 
-def cases(profile: str, steps: int, **changes: Any) -> list[Case]:
+def cases(profile: str, /, steps: int, **changes: Any) -> list[Case]:
     """The largest stream of a profile for each pair of teachers and student, batch and device."""
     whole = plan(profile, **changes)
     found: dict[str, Case] = {}
@@ -178,7 +178,7 @@ def cases(profile: str, steps: int, **changes: Any) -> list[Case]:
     return list(found.values())
 
 
-def tune(profile: str, steps: int = 5, repeats: int = 3, **changes: Any) -> Iterator[str]:
+def tune(profile: str, /, steps: int = 5, repeats: int = 3, **changes: Any) -> Iterator[str]:
     """The lines of the answer; changes as for `kdlib.plan.plan`. Alternatives take turns, repeat by
     repeat, because neighbours on a machine disturb all times; gains are medians of ratios inside a
     repeat."""

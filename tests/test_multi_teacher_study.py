@@ -371,6 +371,30 @@ def test_rows_hold_fidelity_that_verify_recomputes(trained):
     assert together["ensemble"]["probs"]["acc"] == metrics.accuracy(probs, labels)
 
 
+def test_teachers_that_nothing_reads_say_nothing(trained, monkeypatch):
+    """They are there to be compared with: neither asked in a step, nor cached."""
+    folder, small, _ = trained
+    lab = kdlib.Lab.of(small, folder)
+    (run,) = study.student_runs(small.model_copy(update={"methods": ("none",)}))
+    networks = [lab.network(teacher) for teacher in run.teachers]
+    monkeypatch.setattr(train.loop, "CachedTeachers", None)
+    steps, live = [], train.loop.FrozenTeachers.__call__
+    monkeypatch.setattr(
+        train.loop.FrozenTeachers, "__call__",
+        lambda self, batch: steps.append(batch.clock) or live(self, batch),
+    )  # fmt: skip
+    (alone,) = train.fit([run], lab.record(run), lab.selection(run), networks)
+    assert alone.teacher_views is None
+    assert alone.history[-1]["fidelity"]
+    assert steps == [None]  # the dry forward alone
+
+
+@pytest.mark.parametrize("key", ["optimizer", "schedule"])
+def test_trainings_of_ones_own_are_asked_for_by_name(key):
+    with pytest.raises(ValueError, match=f"unknown {key} 'adan', "):
+        study.MultiTeacher.of(**{key: "adan"})
+
+
 def test_the_history_has_fidelity_on_validation_and_the_weights_used(trained):
     _, _, rows = trained
     for row in rows[3:]:
@@ -420,7 +444,7 @@ def test_kept_maps_are_those_of_the_students_that_read_them(trained):
     runs = study.student_runs(small.model_copy(update=changes))
     networks = [lab.network(teacher) for teacher in runs[0].teachers]
     cohort = train.Cohort(runs, lab.record(runs[0]), lab.selection(runs[0]), networks, "cpu")
-    assert [one.cached for one in cohort.students] == [True] * 4
+    assert [one.views for one in cohort.students] == ["cached"] * 4
     kept = {name: tuple(maps.shape[2:]) for name, maps in cohort.cached.kept[2].items()}
     assert kept == {"logits": (), "last, at most 2x2": (2, 2), "last, at most 4x4": (4, 4)}
 

@@ -350,6 +350,23 @@ def given(path, model="resnet8_half"):
     return {"teacher_model": {"model": model, "checkpoint": str(path)}, "teacher_losses": ["given"]}
 
 
+def test_controls_of_trained_teachers_leave_a_given_one_alone(finished, tmp_path):
+    folder, _, run = finished
+    path = tmp_path / "mine.pth"
+    torch.save(Store(folder).network(run.teachers[0]).state_dict(), path)
+    controls = {
+        "hot": {"kd_methods": ["hot"], "teacher_losses": ["ce", "als"]},
+        "own": {"kd_methods": ["none", "hot"], "teacher_losses": ["given"]},
+    }
+    options = {"hot": {"of": "kd", "temperature": 8}}
+    params = Params.of(**BASE | given(path) | {"options": options, "controls": controls})
+    found = {run.labels["kd_method"]: run for run in grid.control_runs(params)}
+    assert found.keys() == {"none", "hot"}
+    assert found["hot"].labels["teacher_loss"] == "given"
+    alone = params.model_copy(update={"controls": {"hot": params.controls["hot"]}})
+    assert grid.control_runs(alone) == []
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_given_teacher_teaches(finished, tmp_path, suffix):
     folder, _, run = finished

@@ -108,6 +108,8 @@ def test_a_change_replaces_a_mapping_and_a_dotted_one_a_value_inside():
     assert part.params.controls == {}
     (part,) = plan("digits", "out", notebooks=["02"], **{"options.crd.negatives": 32}).parts
     assert part.params.options["crd"]["negatives"] == 32
+    with pytest.raises(ValueError, match="unknown key 'profile'"):
+        plan("cifar_small", "out", notebooks=["07"], **{"profile": "mine"})
     with pytest.raises(ValueError, match="unknown key 'option', did you mean 'options'"):
         plan("digits", "out", **{"option.crd.negatives": 32})
     with pytest.raises(ValueError, match=r"'data' is 'digits', it has no 'name'"):

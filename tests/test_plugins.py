@@ -448,6 +448,10 @@ def test_a_training_of_ones_own_resumes_bit_for_bit_and_a_cohort_equals_lone_stu
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"options": {"kd/2": {"of": "kd"}}, "kd_methods": ["kd/2"]},
+            "'kd/2-ce-ce-no_mixup' names a run's files",
+        ),
         ({"optimizer": "adamv"}, "unknown optimizer 'adamv', did you mean 'adam"),
         ({"schedule": "linaer"}, "unknown schedule 'linaer', did you mean 'linear'"),
         ({"augment": {"transform": "brigthness"}}, "augment: unknown augmentation 'brigthness'"),

@@ -43,6 +43,14 @@ def test_each_length_has_teachers_of_its_own():
     assert len(teachers) == 3
 
 
+def test_a_network_that_is_given_has_no_length():
+    given = {"model": "resnet8", "checkpoint": "mine.pth"}
+    with pytest.raises(ValueError, match="given_students: mine has no length of training"):
+        runs(params_of(given_students={"mine": given}))
+    with pytest.raises(ValueError, match="teacher_model: a given teacher has no length"):
+        runs(params_of(teacher_model=given))
+
+
 def test_its_runs_are_those_of_the_grid_but_for_their_place():
     """What the pilot says of a length is true of a grid of that length."""
     params = params_of(lengths=[20], controls={})

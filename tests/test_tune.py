@@ -67,6 +67,16 @@ def test_timing_goes_on_into_the_next_epoch_and_never_into_a_probed_one():
     assert cohort.students[0].shares == []
 
 
+def test_a_precision_that_trains_one_student_at_a_time_has_no_cohorts():
+    one, alone = case(), case()
+    alone.runs = [run.model_copy(update={"precision": "fp16"}) for run in alone.runs]
+    found = [
+        {name for name in each.alternatives() if name.startswith("cohort")} for each in (one, alone)
+    ]
+    assert found[0]
+    assert not found[1]
+
+
 def test_a_batch_larger_than_the_set_is_refused():
     one = case()
     recipe = one.runs[0].recipe.model_copy(update={"batch_size": 5000})

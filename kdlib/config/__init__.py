@@ -12,6 +12,7 @@ from kdlib.config.schema import (
     Run,
     StudyParams,
     by_stream,
+    cohort_size,
     fingerprint,
     validate,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Share",
     "StudyParams",
     "by_stream",
+    "cohort_size",
     "fingerprint",
     "load_params",
     "load_settings",

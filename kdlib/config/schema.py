@@ -136,8 +136,11 @@ class Run(Strict):
 
     @cached_property
     def id(self) -> str:
-        """The labels for people and eight hex digits of the identity for sure."""
+        """The labels for people and eight hex digits of the identity for sure. ValueError where it
+        could not name files."""
         slug = "-".join(self.slugs(self.labels))
+        if {*slug} & {*"/\\"}:
+            raise ValueError(f"{slug!r} names a run's files, so no slash may be in it")
         return f"{slug}-seed{self.seed}-{fingerprint(self.identity())[:8]}"
 
     def model_copy(self, **options: Any) -> "Run":
@@ -253,6 +256,12 @@ def by_stream(runs: Iterable[Run]) -> list[list[Run]]:
     for run in runs:
         groups.setdefault(run.stream, []).append(run)
     return list(groups.values())
+
+
+def cohort_size(run: Run, size: int) -> int:
+    """How many runs of its stream are trained side by side: `size`, but the gradient scaling of
+    fp16 would be everyone's."""
+    return 1 if run.precision == "fp16" else size
 
 
 def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:

@@ -28,6 +28,7 @@ from kdlib.objectives.assemble import (
     class_sets,
     needs_live,
     needs_side_heads,
+    reads_teachers,
     taught_heads,
     versions,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "hook",
     "needs_live",
     "needs_side_heads",
+    "reads_teachers",
     "taught_heads",
     "term",
     "versions",

@@ -149,6 +149,11 @@ def taught_heads(run: Run, heads: Sequence[str]) -> list[str]:
     return [head for head in heads if head in taught]
 
 
+def reads_teachers(run: Run) -> bool:
+    """Whether some term reads the teachers: they may be there to be compared with only."""
+    return bool(run.teachers) and any(facts["teachers"] != 0 for facts in _facts(run))
+
+
 def needs_live(run: Run) -> bool:
     """Whether some term reads more of the teachers than may be cached."""
     return any(
@@ -161,7 +166,7 @@ def caches(run: Run) -> bool:
     """Whether what a run's teachers say is computed once: the same image gives the same logits in
     every epoch only where nothing is drawn."""
     fixed = run.augment == Augment() and not run.mixup_alpha
-    return bool(run.teachers) and fixed and not needs_live(run)
+    return reads_teachers(run) and fixed and not needs_live(run)
 
 
 def class_sets(run: Run, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -6,7 +6,7 @@ weights, data order, dropout and teachers; those without a method are compared w
 teachers and are not taught by them.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -56,10 +56,10 @@ class MultiTeacher(StudyParams):
     teacher_recipe: keys that differ for the teachers.
     """
 
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: str = "adam"
     lr: Positive | None = 1e-3
     weight_decay: NonNegative = 0.0
-    schedule: Literal["cosine", "step"] = "step"
+    schedule: str = "step"
     milestones: tuple[Count, ...] = (5, 10, 15)
     gamma: Positive = 0.5
     augment: Augment | None = Augment()

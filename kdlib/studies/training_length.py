@@ -22,10 +22,14 @@ class TrainingLength(Params):
 def runs(params: TrainingLength) -> list[Run]:
     """Teachers, students and controls of each length.
 
-    ValueError for a teacher that is given, which has no length, or where nothing is without KD.
+    ValueError for a network that is given, which has no length, or where nothing is without KD.
     """
     if isinstance(params.teacher_model, Given):
         raise ValueError("teacher_model: a given teacher has no length of training")
+    if params.given_students:
+        raise ValueError(
+            f"given_students: {', '.join(params.given_students)} has no length of training"
+        )
     if grid.NO_KD not in params.kd_methods:
         raise ValueError(f"kd_methods lacks {grid.NO_KD!r}: against what is KD to be compared?")
     return teacher_runs(params) + student_runs(params)

@@ -128,10 +128,9 @@ class Cohort:
         self.students = _students(
             runs, record, self.stream.labels, counts, self.live, device, validation
         )
-        if any(student.cached for student in self.students):
-            keeps = dict.fromkeys(
-                one for student in self.students if student.cached for one in student.keeps
-            )
+        caching = [student for student in self.students if student.views == "cached"]
+        if caching:
+            keeps = dict.fromkeys(one for student in caching for one in student.keeps)
             with self.autocast:
                 self.cached = CachedTeachers(self.live, images, keeps)
         weights = [one for student in self.students for one in student.parameters()]
@@ -194,11 +193,11 @@ class Cohort:
         """All of a step that happens on the device."""
         batch = self.stream.batch(draw)
         with self.autocast:
-            live = () if all(one.cached for one in self.students) else self.live(batch)
-            cached = self.cached(batch) if any(one.cached for one in self.students) else ()
+            views = {None: ()}
+            for kind in {student.views for student in self.students} - {None}:
+                views[kind] = self.live(batch) if kind == "live" else self.cached(batch)
         loss = sum(
-            student.loss(batch, cached if student.cached else live, self.autocast)
-            for student in self.students
+            student.loss(batch, views[student.views], self.autocast) for student in self.students
         )
         if probed:
             for student in self.students:

@@ -24,7 +24,7 @@ class Trained:
     one entry an evaluated epoch. kd_share: ||gradient of the weighted non-label terms|| /
     ||gradient of the weighted label loss||, mean of the first batches of the first and the last
     epoch (None where there is no other term or no label loss). weights: of each term as used.
-    teacher_views: "live" or "cached", None without teachers. failure: None, or what went wrong.
+    teacher_views: "live" or "cached", None where none are read. failure: None, or what went wrong.
     """
 
     run: Run
@@ -51,7 +51,8 @@ class Progress:
 class Student:
     """A network, its objective, and what is known of it so far.
 
-    cached: whether its teachers' views are cached; keeps: what of them beside their logits.
+    views: those of its teachers that its terms read, "live" or "cached", None where none does;
+    keeps: what is cached beside their logits.
     """
 
     def __init__(
@@ -65,15 +66,13 @@ class Student:
         self.terms = objectives.build(run, context).to(device)
         source = objectives.build_targets(run, context)
         self.source = source and source.to(device)
-        self.cached = cached
+        self.views = "cached" if cached else "live" if objectives.reads_teachers(run) else None
         self._parts = {name: term.loss for name, term in self.terms.items()}
         if self.source:
             self._parts["targets"] = self.source
         self.keeps = tuple(itertools.chain(*self._hooked("keeps").values()))
-        self.trained = Trained(run, network)
+        self.trained = Trained(run, network, teacher_views=self.views)
         self.validation = context.validation
-        if run.teachers and len(run.objective) > 1:  # they may be there to be compared with only
-            self.trained.teacher_views = "cached" if cached else "live"
         self.trained.weights = {name: term.weight for name, term in self.terms.items()}
         self.network = torch.compile(network) if run.compile else network
         self.losses: dict[str, Tensor] = {}
