@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib import models
+from kdlib.augment import mixup
 from kdlib.config import Run
 from kdlib.data import ImageSet
 from kdlib.objectives.assemble import (
@@ -182,9 +183,8 @@ class _Dry:
         if not self.run.mixup_alpha:
             return Batch(images, targets, rows, clock)
         mix = Mix(torch.arange(len(rows)).flip(0), torch.tensor(0.7))
-        one_hot = torch.eye(record.num_classes)[targets]
-        targets = mix.lam * one_hot + (1 - mix.lam) * one_hot[mix.permutation]
-        return Batch(images, targets, rows, clock, mix, images)
+        mixed = mixup(F.one_hot(targets, record.num_classes).float(), mix)
+        return Batch(images, mixed, rows, clock, mix, images)
 
     def _cached(self, terms: list[Term]) -> tuple[View, ...]:
         """What `kdlib.teachers.CachedTeachers` shows of the teachers."""
