@@ -10,6 +10,7 @@ from kdlib import grid
 from kdlib.plan import plan
 from kdlib.report import csv, of
 from kdlib.report import training_length as report
+from kdlib.studies import published_claims
 from kdlib.studies.training_length import STEM, TrainingLength, runs
 
 BASE = {
@@ -49,6 +50,17 @@ def test_a_network_that_is_given_has_no_length():
         runs(params_of(given_students={"mine": given}))
     with pytest.raises(ValueError, match="teacher_model: a given teacher has no length"):
         runs(params_of(teacher_model=given))
+
+
+def test_a_sign_counts_beyond_the_margin_of_claims_where_their_file_is_not_at_hand(
+    pilot, monkeypatch, tmp_path
+):
+    """It is not packaged: an installed kdlib has none."""
+    assert report.MARGINS.items() <= published_claims.load_claims().margins.items()
+    monkeypatch.setattr(published_claims, "CLAIMS", tmp_path / "claims.yaml")
+    params, rows = pilot
+    found = report.tables(rows, params)
+    assert report.answer(found, params)
 
 
 def test_its_runs_are_those_of_the_grid_but_for_their_place():

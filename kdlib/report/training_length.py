@@ -25,7 +25,6 @@ from kdlib.report.tables import (
 )
 from kdlib.report.text import DIGITS, seeds_note
 from kdlib.store import Row
-from kdlib.studies.published_claims import load_claims
 from kdlib.studies.training_length import (
     STEM,
     TrainingLength,
@@ -35,7 +34,8 @@ from kdlib.studies.training_length import (
 )
 from kdlib.verify import mixtures
 
-JUDGED = ("acc", "ece")
+# How large a difference must be to have a sign: the margins of claims, whose file is not packaged.
+MARGINS = {"acc": 0.005, "ece": 0.005}
 AGAINST_NONE = "KD or none"
 QUESTION = """Each length is a training of its own: its learning rate falls to 0 at its end, and its
 teachers are as long as its students. A difference is that of two students which are equal in all
@@ -53,7 +53,7 @@ def write(rows: Sequence[Row], params: TrainingLength, out_dir: str | Path) -> P
     lacking, found = missing(rows, runs(params)), tables(rows, params)
     section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
     section.tables(found)
-    figure = plots.lengths(found["students"], against_none(found), margins(), head)
+    figure = plots.lengths(found["students"], against_none(found), MARGINS, head)
     facts = [*[DIGITS] * (params.data == "digits"), html.made_with(own)]
     folders, note = {row["id"]: row["folder"] for row in own}, seeds_note(len(params.seeds))
     parts = [
@@ -96,16 +96,11 @@ def against_none(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return found["differences"][found["differences"]["in"] == AGAINST_NONE]
 
 
-def margins() -> dict[str, float]:
-    """How large a difference must be to have a sign: the margins that claims are judged with."""
-    return {metric: load_claims().margins[metric] for metric in JUDGED}
-
-
 def differences(rows: Sequence[Row], students: Sequence[Run]) -> pd.DataFrame:
     """One line a length and a pair of students that differ in one choice, the later in the order of
     the params minus the earlier: means over seeds with half-widths as in
-    `kdlib.report.tables.over_seeds`, and the sign of each of `JUDGED` beyond its margin."""
-    table, beyond = run_table(rows, students), margins()
+    `kdlib.report.tables.over_seeds`, and the sign of each of `MARGINS` beyond its margin."""
+    table = run_table(rows, students)
     kinds = list(dict.fromkeys(tuple(run.labels[name] for name in CELL) for run in students))
     pairs = [pair for pair in itertools.combinations(kinds, 2) if _one_choice(*pair)]
     by_cell = dict(list(table.groupby(CELL, observed=True)))
@@ -117,9 +112,9 @@ def differences(rows: Sequence[Row], students: Sequence[Run]) -> pd.DataFrame:
         for length, part in both.groupby("epochs", observed=True):
             line = _named(one, other) | {"epochs": length, "seeds": int(part["acc"].count())}
             line |= means(part, "_effect")
-            for name in JUDGED:
+            for name, margin in MARGINS.items():
                 value = line[f"{name}_effect"]
-                line[f"{name}_sign"] = (value > beyond[name]) - (value < -beyond[name])
+                line[f"{name}_sign"] = (value > margin) - (value < -margin)
             lines.append(line)
     return pd.DataFrame(lines)
 
@@ -143,12 +138,12 @@ def _named(one: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
 
 def settled(table: pd.DataFrame, lengths: Sequence[int]) -> pd.DataFrame:
     """One line a difference: the shortest length from which on its sign never turns, for each of
-    `JUDGED`; the longest never proves it, for nothing longer was trained."""
+    `MARGINS`; the longest never proves it, for nothing longer was trained."""
     lines = []
     for name, part in table.groupby("difference", sort=False):
         signs = part.set_index("epochs")
         line = {"difference": name}
-        for metric in JUDGED:
+        for metric in MARGINS:
             line[f"{metric}_settled"] = settled_at(signs[f"{metric}_sign"].to_dict())
         lines.append(line)
     return pd.DataFrame(lines)
@@ -172,8 +167,8 @@ def answer(found: Mapping[str, pd.DataFrame], params: TrainingLength) -> list[st
     move, and what KD does against no KD at each length."""
     table = found["differences"]
     texts = [_faded(against_none(found))] if table["epochs"].nunique() > 1 else []
-    texts += [_settled(found["settled"], metric, max(params.lengths)) for metric in JUDGED]
-    texts += [_moves(table, metric) for metric in JUDGED if table["epochs"].nunique() > 1]
+    texts += [_settled(found["settled"], metric, max(params.lengths)) for metric in MARGINS]
+    texts += [_moves(table, metric) for metric in MARGINS if table["epochs"].nunique() > 1]
     for name, part in against_none(found).groupby("difference", sort=False):
         acc = ", ".join(f"{100 * value:+.1f}" for value in part["acc_effect"])
         ece = ", ".join(f"{value:+.3f}" for value in part["ece_effect"])
@@ -189,7 +184,7 @@ def _faded(table: pd.DataFrame) -> str:
     gains = table.pivot(index="difference", columns="epochs", values="acc_effect")
     for name, gain in gains.loc[table["difference"].unique()].iterrows():
         largest, last = gain.max(), gain.iloc[-1]
-        if largest > margins()["acc"] and last < largest / 2:
+        if largest > MARGINS["acc"] and last < largest / 2:
             told.append(f"{name}: {written.amount(largest)} at {gain.idxmax()} epochs, "
                         f"{written.amount(last)} at {gain.index[-1]}")  # fmt: skip
     if not told:
@@ -200,7 +195,7 @@ def _faded(table: pd.DataFrame) -> str:
 def _settled(table: pd.DataFrame, metric: str, longest: int) -> str:
     """From which length on no difference turns, or which still do."""
     written, lengths = QUANTITIES[metric], table[f"{metric}_settled"]
-    margin = written.size(margins()[metric])
+    margin = written.size(MARGINS[metric])
     if lengths.max() < longest:
         return (
             f"In {written.word} none of {len(table)} differences turns its sign beyond {margin} "
