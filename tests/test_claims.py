@@ -221,7 +221,6 @@ def test_pairs_against_loops():
         table="kd_calibration", metric="acc_percent", side="higher", level={"kd_method": "crd"},
         versus={"kd_method": "kd"}, where={"data": "cifar10", "imbalance_factor": 50},
         without={"student_loss": "als", "mixup": True},
-        same=("teacher_loss", "student_loss", "mixup"),
     )  # fmt: skip
     differences = []
     for one, other in itertools.product(lines, lines):
@@ -243,12 +242,12 @@ def test_pairs_against_loops():
 
 def test_a_table_or_column_that_is_not_there_is_named():
     analysis = {
-        "table": "kd_calibration", "metric": "ece", "side": "lower", "same": ("mixup",),
+        "table": "kd_calibration", "metric": "ece", "side": "lower",
         "level": {"kd_method": "crd"}, "versus": {"kd_method": "kd"},
     }  # fmt: skip
     for changes, error, message in (
         ({"table": "kd_calibraton"}, FileNotFoundError, "'kd_calibration'"),
-        ({"same": ("mixpu",)}, LookupError, "'mixpu', did you mean 'mixup'"),
+        ({"by": ("mixpu",)}, LookupError, "'mixpu', did you mean 'mixup'"),
         ({"level": {"kd_methods": "crd"}}, LookupError, "did you mean 'kd_method'"),
         ({"level": {"kd_method": "crdd"}}, LookupError, "no pair"),
     ):

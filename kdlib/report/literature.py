@@ -47,7 +47,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def paired(analysis: Analysis) -> pd.DataFrame:
-    """One line a value of `by`: level minus versus over the lines that agree in `same`.
+    """One line a value of `by`: level minus versus over the lines that agree in every other label.
 
     Columns: those of `by`; pairs; difference (mean, in the table's unit); se (standard error over
     the pairs, NaN for one); size (mean of its absolute value) and largest; favour (pairs on the
@@ -55,7 +55,7 @@ def paired(analysis: Analysis) -> pd.DataFrame:
     are no seeds, so `se` is a yardstick, no test.
     """
     table = read(analysis.table)
-    unknown = {*analysis.same, *analysis.by, analysis.metric} - set(table)
+    unknown = {*analysis.by, analysis.metric} - set(table)
     if unknown:
         raise LookupError(
             f"published {analysis.table!r} has no column {min(unknown)!r}, "
@@ -64,7 +64,7 @@ def paired(analysis: Analysis) -> pd.DataFrame:
     pool = table[_matching(table, analysis.where or {})]
     if analysis.without:
         pool = pool[~_matching(pool, analysis.without)]
-    same = list(dict.fromkeys([*analysis.by, *analysis.same]))
+    same = [name for name in _labels(table) if name not in analysis.level | analysis.versus]
     level, versus = (
         pool.loc[_matching(pool, cell), [*same, analysis.metric]]
         for cell in (analysis.level, analysis.versus)
@@ -83,6 +83,12 @@ def paired(analysis: Analysis) -> pd.DataFrame:
          "noise": noise}
         for key, part in groups
     ])  # fmt: skip
+
+
+def _labels(table: pd.DataFrame) -> list[str]:
+    """The columns that are not measured, as numbers with a point are; parts stand for their sum."""
+    labels = table.select_dtypes(exclude="float")
+    return [name for name in labels if name != "method" or not {*PARTS} & {*table}]
 
 
 def _line(values: pd.Series, side: str) -> dict[str, float]:

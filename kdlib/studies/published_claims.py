@@ -28,9 +28,9 @@ Cell = Annotated[dict[str, Scalar | tuple[Scalar, ...]], Field(min_length=1)]
 class Analysis(Strict):
     """A paired reading of a published table, results/published/<table>.csv.
 
-    Lines of `level` minus lines of `versus` that agree in the columns `same`, among those of
-    `where` and not of `without` (all of its values at once); one result a value of the columns
-    `by`. noise: lines that repeat one thing, whose range of the metric is a yardstick.
+    Lines of `level` minus lines of `versus` that agree in every other label, among those of `where`
+    and not of `without` (all of its values at once); one result a value of the columns `by`. noise:
+    lines that repeat one thing, whose range of the metric is a yardstick.
     """
 
     table: str
@@ -40,7 +40,6 @@ class Analysis(Strict):
     versus: Cell
     where: Cell | None = None
     without: Cell | None = None
-    same: Names
     by: tuple[str, ...] = ()
     noise: Cell | None = None
 

@@ -13,7 +13,7 @@ from kdlib.studies.published_claims import Analysis
 
 DMFL_PAIRS = Analysis(
     table="self_distillation", metric="top1_error_percent", side="lower",
-    level={"dmfl": True}, versus={"dmfl": False}, same=("model", "pskd", "byot"),
+    level={"dmfl": True}, versus={"dmfl": False},
 )  # fmt: skip
 
 
