@@ -62,14 +62,14 @@ def row(run: Run, record: data.ImageSet, selection: data.Selection, options: Any
     hints = STAGE if len(run.objective) > len(KD) else ""
 
     def ours(cached: bool) -> float:
-        student.cached = cached
+        student.views = "cached" if cached else "live"
         return tune.step_seconds(cohort, options.steps, common.watch(options))
 
     timers: dict[str, common.Timer] = {
         "plain": lambda: plain.step([run], record, shared, options, hints),
         "live": lambda: ours(False),
     }
-    if cacheable := student.cached:
+    if cacheable := student.views == "cached":
         timers["cached"] = lambda: ours(True)
     seconds = common.interleaved(timers, options.repeats)
     live_epoch = statistics.median(seconds["live"]) * cohort.stream.steps

@@ -55,7 +55,7 @@ def test_the_plain_loop_and_ours_start_from_the_same_loss(options):
     shared, selection = common.networks(runs, record), common.whole(record)
     cohort = train.Cohort(runs, record, selection, shared, "cpu")
     (student,) = cohort.students
-    student.cached = False
+    student.views = "live"
     draw = next(cohort.stream.draws(1, 3))
     batch = cohort.stream.batch(draw)
     initial = {name: value.clone() for name, value in student.network.state_dict().items()}

@@ -383,7 +383,7 @@ def test_the_cached_teachers_are_the_live_ones(digits):
     record, chosen = lab.record(run), lab.selection(run)
     teachers = [build_network(one, lab.record(one)) for one in run.teachers]
     cohort = loop.Cohort([run], record, chosen, teachers, "cpu")
-    assert cohort.students[0].cached
+    assert cohort.students[0].views == "cached"
     batch = next(cohort.stream.epoch(0, 1))
     assert isinstance(cohort.stream, Stream)
     for cached, live in zip(cohort.cached(batch), FrozenTeachers(teachers)(batch), strict=True):

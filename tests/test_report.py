@@ -13,7 +13,7 @@ import pytest
 from report_helpers import FULL, fake_row, fake_rows, fake_store, params_of
 
 from kdlib import grid, metrics, plots, report
-from kdlib.report import images, literature, overlapping, text
+from kdlib.report import images, literature, overlapping, tables, text
 from kdlib.report.posthoc import ADJUSTMENTS
 from kdlib.report.self_distillation.published import published_cells
 from kdlib.report.study import Study
@@ -70,6 +70,13 @@ def test_a_cell_is_its_mean_over_seeds(study):
             assert cell[metric] == pytest.approx(mean)
             assert cell[f"{metric}_ci95"] == pytest.approx(half, nan_ok=True)
     assert (study.cells["seeds"] == len(seeds)).all()
+
+
+def test_an_infinite_value_has_a_mean_and_no_interval():
+    """An NLL is infinite where a label was left without any probability."""
+    mean, half, seeds = tables.over_seeds(pd.Series([1.0, math.inf, 2.0, math.nan]))
+    assert (mean, seeds) == (math.inf, 3)
+    assert math.isnan(half)
 
 
 def test_harmonic_is_of_the_seed_means_of_the_cells_with_kd(study):

@@ -84,7 +84,8 @@ def _line(run: Run, row: Row | None) -> dict[str, Any]:
 
 
 def over_seeds(values: pd.Series) -> tuple[float, float, int]:
-    """Mean over seeds, half-width of its 95 % t interval (NaN under two seeds), number of seeds.
+    """Mean over seeds, half-width of its 95 % t interval (NaN under two seeds, or where a value is
+    infinite, as an NLL may be), number of seeds.
 
     >>> mean, half, n = over_seeds(pd.Series([1.0, 2.0, 3.0]))
     >>> mean, round(half, 3), n
@@ -92,7 +93,9 @@ def over_seeds(values: pd.Series) -> tuple[float, float, int]:
     """
     values = values.dropna()
     n = len(values)
-    half = stats.t.ppf(0.975, n - 1) * values.std() / np.sqrt(n) if n > 1 else np.nan
+    half = np.nan
+    if n > 1 and np.isfinite(values).all():
+        half = stats.t.ppf(0.975, n - 1) * values.std() / np.sqrt(n)
     return float(values.mean()), float(half), n
 
 
