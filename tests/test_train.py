@@ -358,3 +358,24 @@ def test_pskd_is_the_literal_recipe(digits, mixup):
         for name, value in network.eval().state_dict().items():
             found = one.network.state_dict()[name]
             torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_student_may_have_frozen_weights(digits, monkeypatch):
+    """They are no part of what is measured of the pull of its terms."""
+    (run,) = grid.student_runs(
+        Params(
+            **BASE | {"mixup": [False], "student_losses": ["ce"], "epochs": 1}, kd_methods=["kd"]
+        )
+    )
+    teacher, build = train.build_network(run.teachers[0], digits[0]), train.loop.build_network
+
+    def frozen(run, record):
+        network = build(run, record)
+        next(network.parameters()).requires_grad_(False)
+        return network
+
+    monkeypatch.setattr(train.loop, "build_network", frozen)
+    (trained,) = train.fit([run], *digits, [teacher])
+    assert trained.kd_share["first"] > 0
+    first, before = (next(one.parameters()) for one in (trained.network, build(run, digits[0])))
+    assert torch.equal(first, before)

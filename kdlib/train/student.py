@@ -134,7 +134,7 @@ class Student:
         """The norm of a loss's gradient in the network's weights; 0 for one that has none."""
         if not loss.requires_grad:
             return loss.new_zeros(())
-        weights = list(self.trained.network.parameters())
+        weights = [one for one in self.trained.network.parameters() if one.requires_grad]
         found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
         norms = [part.norm() for part in found if part is not None]
         return torch.stack(norms).norm() if norms else loss.new_zeros(())
