@@ -240,6 +240,18 @@ def test_pairs_against_loops():
     assert found["size"] == pytest.approx(np.mean(np.abs(differences)))
 
 
+def test_lines_that_no_label_tells_apart_are_no_pairs():
+    """The lambdas of a sweep are numbers with a point, as what is measured is."""
+    sweep = {
+        "table": "multi_teacher", "metric": "value", "side": "higher",
+        "level": {"student": "student"}, "versus": {"student": "tiny_student"},
+    }  # fmt: skip
+    one = {"method": "logit_centroid", "metric": "test_acc_final"}
+    with pytest.raises(LookupError, match=r"several lines for one \{'student': 'student'\}"):
+        literature.paired(Analysis(**sweep, where=one))
+    assert literature.paired(Analysis(**sweep, where=one | {"lambda": 1}))["pairs"].sum() >= 1
+
+
 def test_a_table_or_column_that_is_not_there_is_named():
     analysis = {
         "table": "kd_calibration", "metric": "ece", "side": "lower",

@@ -65,10 +65,8 @@ def paired(analysis: Analysis) -> pd.DataFrame:
     if analysis.without:
         pool = pool[~_matching(pool, analysis.without)]
     same = [name for name in _labels(table) if name not in analysis.level | analysis.versus]
-    level, versus = (
-        pool.loc[_matching(pool, cell), [*same, analysis.metric]]
-        for cell in (analysis.level, analysis.versus)
-    )
+    cells = analysis.level, analysis.versus
+    level, versus = (_lines(pool, cell, same, analysis) for cell in cells)
     pairs = level.merge(versus, on=same, suffixes=("", "_versus"))
     if pairs.empty:
         raise LookupError(f"published {analysis.table!r} has no pair for {analysis.level}")
@@ -83,6 +81,20 @@ def paired(analysis: Analysis) -> pd.DataFrame:
          "noise": noise}
         for key, part in groups
     ])  # fmt: skip
+
+
+def _lines(
+    pool: pd.DataFrame, cell: Mapping[str, Any], same: Sequence[str], analysis: Analysis
+) -> pd.DataFrame:
+    """The lines of a cell, what they are paired by and the metric; LookupError where two of them
+    agree in every label, for then what tells them apart is not known."""
+    lines = pool[_matching(pool, cell)]
+    if lines.duplicated([*same, *cell]).any():
+        raise LookupError(
+            f"published {analysis.table!r} has several lines for one {dict(cell)}: name in where "
+            "what tells them apart"
+        )
+    return lines[[*same, analysis.metric]]
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
