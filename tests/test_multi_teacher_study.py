@@ -708,6 +708,21 @@ def test_four_methods_stand_beside_the_published_ones():
     assert "no row of seed 0" in missing["flags"]
 
 
+def test_the_diversity_of_a_teacher_is_that_of_its_own_seeds():
+    asked = params(data="fashion_mnist", teacher_models=FIVE, student_models=["student"],
+                   methods=["centroid"], seeds=[0, 1, 2])  # fmt: skip
+    rng = np.random.default_rng(0)
+    rows = [fake_row(run, rng) for run in study.student_runs(asked)]
+    for row in rows:
+        row["metrics"]["teachers"]["diversity"] = [0.1 * row["run"]["seed"]] * len(FIVE)
+    rows += [rows[0] | {"id": run.id, "run": run.identity()} for run in study.teacher_runs(asked)]
+    gone = next(row for row in rows if row["run"]["model"] == FIVE[0])
+    assert gone["run"]["seed"] == 0
+    table = report.teachers([row for row in rows if row is not gone], asked).set_index("teacher")
+    assert table.loc[FIVE[0], ["seeds", "diversity"]].tolist() == pytest.approx([2, 0.15])
+    assert table.loc[FIVE[1], ["seeds", "diversity"]].tolist() == pytest.approx([3, 0.1])
+
+
 def fake_row(run, rng):
     """A stored row's shape, made-up numbers, one epoch."""
     count = len(run.teachers)

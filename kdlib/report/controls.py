@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.cautions import uncalibrated
 from kdlib.config import Params
 from kdlib.grid import control_runs, student_runs
-from kdlib.report.tables import CELL, METRICS, cell_label, intervals, present
+from kdlib.report.tables import CELL, METRICS, cell_label, means, present
 from kdlib.store import Row
 
 WEIGHT = "weight "
@@ -33,14 +33,9 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
         return pd.DataFrame()
     keys = [*CELL, "change"]
     table = _common_seeds(pd.DataFrame(lines), keys)
-    result = table.groupby(keys, sort=False).size().to_frame("seeds")
-    for prefix in ("", "val_"):
-        other = [name for name in table if name in METRICS] if prefix else []
-        named = table.drop(columns=other).rename(columns={prefix + name: name for name in METRICS})
-        mean, half = intervals(named.groupby(keys, sort=False))
-        for name in METRICS:
-            result[prefix + name], result[f"{prefix}{name}_ci95"] = mean[name], half[name]
-    result = result.reset_index()
+    numbers = [prefix + name for prefix in ("", "val_") for name in METRICS]
+    seeds = table.groupby(keys, sort=False).size().to_numpy()
+    result = means(table, keys, numbers).assign(seeds=seeds)
     result.insert(0, "cell", [cell_label(labels) for labels in result[CELL].to_dict("records")])
     return result
 

@@ -8,14 +8,8 @@ import pandas as pd
 
 from kdlib.config import Run
 from kdlib.grid import NO_KD
-from kdlib.report.tables import CELL, METRICS, REFERENCE, means, run_table
+from kdlib.report.tables import CELL, REFERENCE, in_seed, means, paired, run_table
 from kdlib.store import Row
-
-
-def _by_seed(values: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
-    """Means inside each seed; NaN where a run of the seed is missing, for a mean over other cells
-    does not compare."""
-    return values[METRICS].groupby(seeds).agg(lambda column: column.mean(skipna=False))
 
 
 def reference(pool: pd.DataFrame, factor: str) -> Any:
@@ -39,31 +33,34 @@ def summary(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     taught = table[table["kd_method"] != NO_KD]
     if len(taught):
         table = table[table["student_loss"].isin(taught["student_loss"])]
-    lines = []
+    found = []
     for factor in REFERENCE:
         pool = table if factor == "kd_method" else taught
         versus = reference(pool, factor)
-        base = pool[pool[factor] == versus]
-        for level, members in pool.groupby(factor, observed=True):
-            by_seed = _by_seed(members, members["seed"])
-            line = {"factor": factor, "level": level, "cells": len(members) // len(by_seed)}
-            line |= {"seeds": int(by_seed["acc"].count()), **means(by_seed)}
-            lines.append(line | _effect(factor, members, base, versus))
-    return pd.DataFrame(lines)
+        same = [name for name in (*CELL, "seed") if name != factor]
+        if versus == NO_KD:
+            same.remove("teacher_loss")  # a control has no teacher
+        pairs = paired(pool[pool[factor] != versus], pool[pool[factor] == versus], same)
+        effects = _of_levels(pairs, factor, "pairs", "_effect")
+        effects.insert(2, "versus", versus)
+        effects = effects.rename(columns={"seeds": "effect_seeds"})
+        found.append(
+            _of_levels(pool, factor, "cells").merge(effects, on=["factor", "level"], how="left")
+        )
+    table = pd.concat(found, ignore_index=True)
+    counts = dict.fromkeys(["pairs", "effect_seeds"], 0)
+    return table.fillna({"versus": "", **counts}).astype(dict.fromkeys(counts, int))
 
 
-def _effect(factor: str, members: pd.DataFrame, base: pd.DataFrame, versus: Any) -> dict[str, Any]:
-    """The paired difference of a level and the reference; no numbers for the reference itself."""
-    same = [name for name in (*CELL, "seed") if name != factor]
-    if versus == NO_KD:
-        same.remove("teacher_loss")  # a control has no teacher
-    pairs = members[members[factor] != versus].merge(base, on=same, suffixes=("", "_base"))
-    difference = pairs[METRICS] - pairs[[f"{name}_base" for name in METRICS]].to_numpy()
-    by_seed = _by_seed(difference, pairs["seed"])
-    number = len(pairs) // max(1, len(by_seed))
-    line = {"versus": versus if number else "", "pairs": number}
-    line["effect_seeds"] = int(by_seed["acc"].count())
-    return line | means(by_seed, "_effect")
+def _of_levels(runs: pd.DataFrame, factor: str, count: str, suffix: str = "") -> pd.DataFrame:
+    """One line a `level` of a factor: how many runs (or pairs of them) it has in a seed, as column
+    `count`, and their means inside each seed, then over seeds."""
+    by_seed = in_seed(runs, [factor, "seed"])
+    table = means(by_seed, [factor], suffix=suffix).rename(columns={factor: "level"})
+    number = runs.groupby(factor, observed=True).size().to_numpy()
+    table.insert(1, count, number // max(1, runs["seed"].nunique()))
+    table.insert(0, "factor", factor)
+    return table.astype({"level": object})
 
 
 def interactions(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
@@ -76,19 +73,21 @@ def interactions(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     """
     table = run_table(rows, runs)
     taught = table[table["kd_method"] != NO_KD]
-    lines = []
+    by = ["factor", "level", "versus", "other_factor", "other_level", "other_versus"]
+    found = []
     for one, other in itertools.combinations(REFERENCE, 2):
         pool = table if one == "kd_method" and other != "teacher_loss" else taught
-        groups = [pool[name].astype(object) for name in (one, other, "seed")]
-        values = pool[METRICS].groupby(groups).agg(lambda column: column.mean(skipna=False))
+        named = pool.astype({one: object, other: object})
+        values = in_seed(named, [one, other, "seed"]).set_index([one, other, "seed"])
         base, other_base = reference(pool, one), reference(pool, other)
         for a, b in itertools.product(pool[one].unique(), pool[other].unique()):
             corners = [(a, b), (base, b), (a, other_base), (base, other_base)]
             if a == base or b == other_base or not {*corners} <= {*values.index.droplevel(2)}:
                 continue
             both, second, first, neither = (values.loc[corner] for corner in corners)
-            by_seed = both - second - first + neither
-            line = {"factor": one, "level": a, "versus": base, "other_factor": other}
-            line |= {"other_level": b, "other_versus": other_base}
-            lines.append(line | {"seeds": int(by_seed["acc"].count())} | means(by_seed, "_effect"))
-    return pd.DataFrame(lines)
+            gaps = both - second - first + neither
+            labels = (one, a, base, other, b, other_base)
+            found.append(gaps.assign(**dict(zip(by, labels, strict=True))))
+    if not found:
+        return pd.DataFrame()
+    return means(pd.concat(found).astype(dict.fromkeys(by, object)), by, suffix="_effect")

@@ -10,7 +10,7 @@ from torch import nn
 from kdlib import models
 from kdlib.config import Run
 from kdlib.report import literature
-from kdlib.report.tables import means, present
+from kdlib.report.tables import cell_table, means, paired, present
 from kdlib.store import Row
 from kdlib.studies.multi_teacher import CONTROL, MultiTeacher, student_runs, teacher_runs
 
@@ -80,14 +80,13 @@ def cells(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     table = students(rows, params)
     if table.empty:
         return table
-    lines = []
-    for key, group in table.groupby(_cell(table), sort=False):
-        line = dict(zip(_cell(table), key, strict=True)) | {"seeds": int(group["acc"].count())}
-        line |= means(group, names=[*TEST, *SCALED, *FIDELITY]) | group[PLAIN].mean().to_dict()
-        line["teacher_views"] = "; ".join(group["teacher_views"].dropna().unique())
-        line["flags"] = "; ".join(dict.fromkeys(group["flags"].explode().dropna()))
-        lines.append(line | {"runs": "; ".join(group["id"])})
-    return _beside_published(pd.DataFrame(lines), params)
+    by = _cell(table)
+    averages = cell_table(table, by, [*TEST, *SCALED, *FIDELITY], PLAIN)
+    views = table.groupby(by, sort=False)["teacher_views"].agg(
+        lambda names: "; ".join(names.dropna().unique())
+    )
+    averages.insert(averages.columns.get_loc("flags"), "teacher_views", views.to_numpy())
+    return _beside_published(averages, params)
 
 
 def _cell(table: pd.DataFrame) -> list[str]:
@@ -101,10 +100,8 @@ def effects(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
         return table
     alone = table["lambda"] == 0 if "lambda" in table else table["method"] == CONTROL
     on = ["student", "seed"] + ["method"] * ("lambda" in table)
-    pairs = table[~alone].merge(
-        table[alone], on=on, suffixes=("", "_other"), validate="many_to_one"
-    )
-    return _differences(pairs, _cell(table))
+    gaps = paired(table[~alone], table[alone], on, EFFECTS)
+    return means(gaps, _cell(table), EFFECTS, "_effect")
 
 
 def contrasts(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
@@ -114,20 +111,9 @@ def contrasts(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
         return pd.DataFrame()
     for method, versus, what in CONTRASTS:
         one, other = table[table["method"] == method], table[table["method"] == versus]
-        pairs = one.merge(other, on=["student", "seed"], suffixes=("", "_other"))
-        found.append(pairs.assign(versus=versus, what=what))
-    pairs = pd.concat(found, ignore_index=True)
-    return _differences(pairs, ["student", "method", "versus", "what"])
-
-
-def _differences(pairs: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds of each number minus its partner's, with intervals, a line a key."""
-    gaps = pairs.assign(**{name: pairs[name] - pairs[f"{name}_other"] for name in EFFECTS})
-    lines = []
-    for values, group in gaps.groupby(list(key), sort=False):
-        line = dict(zip(key, values, strict=True)) | {"seeds": int(group["acc"].count())}
-        lines.append(line | means(group, "_effect", EFFECTS))
-    return pd.DataFrame(lines)
+        gaps = paired(one, other, ["student", "seed"], EFFECTS)
+        found.append(gaps.assign(versus=versus, what=what))
+    return means(pd.concat(found), ["student", "method", "versus", "what"], EFFECTS, "_effect")
 
 
 def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
@@ -135,27 +121,27 @@ def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
 
     diversity: KL(teacher || mean of the teachers' probabilities) at temperature 4.
     """
-    own = present(rows, teacher_runs(params))
-    together = _of_teachers(rows, params)
-    lines = []
-    for place, model in enumerate(params.teacher_models):
-        of_model = [row for row in own if row["run"]["model"] == model]
-        if not of_model:
-            continue
-        line = {"teacher": model, "seeds": len(of_model)}
-        values = pd.DataFrame(
-            row["metrics"]["test"] | {"val_nll": row["metrics"].get("val", {}).get("nll", np.nan)}
-            for row in of_model
-        )
-        values["diversity"] = pd.Series([found["diversity"][place] for found in together])
-        lines.append(line | means(values, names=TEACHER_NUMBERS))
-    for pool in ("probs", "logits") if together else ():
-        values = pd.DataFrame(one["ensemble"][pool] for one in together)
-        line = {"teacher": ENSEMBLE.format(pool), "seeds": len(together)}
-        lines.append(line | means(values, names=[*TEST, "ece_floor"]))
+    own, together = present(rows, teacher_runs(params)), _of_teachers(rows, params)
+    spread = {seed: one["diversity"] for seed, one in together.items()}
+    unknown = [np.nan] * len(params.teacher_models)
+    lines = [
+        {"teacher": model, **row["metrics"]["test"]}
+        | {"val_nll": row["metrics"].get("val", {}).get("nll", np.nan)}
+        | {"diversity": spread.get(row["run"]["seed"], unknown)[place]}
+        for place, model in enumerate(params.teacher_models)
+        for row in own
+        if row["run"]["model"] == model
+    ]
+    lines += [
+        {"teacher": ENSEMBLE.format(pool), **one["ensemble"][pool]}
+        for pool in ("probs", "logits")
+        for one in together.values()
+    ]
     table = pd.DataFrame(lines)
     if table.empty:
         return table
+    table = table.reindex(columns=["teacher", *TEACHER_NUMBERS])  # rows may be of students alone
+    table = means(table, ["teacher"], TEACHER_NUMBERS)
     theirs = published(params, "teachers", "test_acc_best", "subject")
     theirs |= published(params, "teachers", "test_acc_best_inferred", "subject")
     spread = published(params, "teachers", "teacher_diversity_T4", "subject")
@@ -204,16 +190,17 @@ def _every(params: MultiTeacher) -> list[Run]:
     return teacher_runs(params) + student_runs(params)
 
 
-def _of_teachers(rows: Sequence[Row], params: MultiTeacher) -> list[dict[str, Any]]:
-    """What a seed's students all say of their teachers, one a seed, in the order of the seeds."""
+def _of_teachers(rows: Sequence[Row], params: MultiTeacher) -> dict[int, dict[str, Any]]:
+    """Seed -> what its students all say of their teachers, in the order of the seeds; a seed
+    without a student is left out."""
     own = present(rows, student_runs(params))
-    by_seed = {row["run"]["seed"]: row["metrics"].get("teachers") for row in own[::-1]}
-    return [by_seed[seed] for seed in params.seeds if by_seed.get(seed)]
+    said = {row["run"]["seed"]: row["metrics"].get("teachers") for row in own[::-1]}
+    return {seed: said[seed] for seed in params.seeds if said.get(seed)}
 
 
 def pairs(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a pair of teachers: KL in both directions and Jensen-Shannon, seed means on test."""
-    found, names = _of_teachers(rows, params), params.teacher_models
+    found, names = list(_of_teachers(rows, params).values()), params.teacher_models
     if not found:
         return pd.DataFrame()
     kl, js = (np.mean([one[name] for one in found], axis=0) for name in ("kl", "jensen_shannon"))

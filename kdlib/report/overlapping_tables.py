@@ -12,7 +12,7 @@ import torch
 from kdlib import models
 from kdlib.config import Run
 from kdlib.report import literature
-from kdlib.report.tables import METRICS, means, missing, present
+from kdlib.report.tables import METRICS, cell_table, means, missing, paired, present
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import ENSEMBLE, STUDENT, TEACHER, OverlappingTeachers
@@ -69,57 +69,60 @@ class Overlap:
         acc_effect: of `effects`, against the student without KD; parameters and MFLOP of one
         forward pass, of all teachers for an ensemble; inside, between: the share of images taken
         for a class that some teacher of the true one knows, and for one that none does."""
-        effects = self.effects[self.effects["against"] == NO_KD].set_index("cell")
-        lines = []
-        for cell, rows in self.of_role(ENSEMBLE, STUDENT).items():
-            labels, tests = rows[0]["labels"], [row["metrics"]["test"] for row in rows]
-            line = {"cell": cell} | _labels(labels)
-            line |= {"seeds": len(rows)} | self._errors(rows, self.classes) | means(_metrics(rows))
-            line |= {"ece_floor": np.mean([test["ece_floor"] for test in tests])}
-            if cell in effects.index:
-                line |= effects.loc[cell, ["acc_effect", "acc_effect_ci95"]].to_dict()
-            line |= self._size(rows[0])
-            if "val" in rows[0]["metrics"]:
-                line["val_acc"] = np.mean([row["metrics"]["val"]["acc"] for row in rows])
-            flags = dict.fromkeys(flag for row in rows for flag in row["flags"])
-            if labels.get("method") == study.PUBLISHED_RULE:
-                line["acc_published"] = published("student", self.classes)
-            lines.append(line | {"flags": "; ".join(flags)} | _ids(rows))
-        return pd.DataFrame(lines, columns=CELLS)
+        own = self._runs[self._runs["role"] != TEACHER]
+        table = cell_table(own, ["cell"], plain=["ece_floor", "val_acc"])
+        counted = [
+            {"cell": cell} | self._errors(rows, self.classes) | self._size(rows[0])
+            for cell, rows in self.of_role(ENSEMBLE, STUDENT).items()
+        ]
+        counted = pd.DataFrame(counted, columns=["cell", *ERRORS, "parameters", "MFLOP"])
+        effects = self.effects[self.effects["against"] == NO_KD]
+        effects = effects[["cell", "acc_effect", "acc_effect_ci95"]]
+        table = self._labels.merge(table, on="cell").merge(counted, on="cell")
+        table = table.merge(effects, on="cell", how="left").reindex(columns=CELLS)
+        theirs = published("student", self.classes)
+        return table.assign(acc_published=table["method"].map({study.PUBLISHED_RULE: theirs}))
+
+    @functools.cached_property
+    def _runs(self) -> pd.DataFrame:
+        """One line a row: its cell, labels, seed and what it measured."""
+        return pd.DataFrame([
+            {"id": row["id"], "cell": cell_label(row["labels"]), **_labels(row["labels"])}
+            | {"seed": row["run"]["seed"], "flags": row["flags"]}
+            | {name: row["metrics"]["test"][name] for name in [*METRICS, "ece_floor"]}
+            | {"val_acc": row["metrics"].get("val", {}).get("acc")}
+            for row in self.rows
+        ]).astype(dict.fromkeys(METRICS, float))  # fmt: skip
+
+    @property
+    def _labels(self) -> pd.DataFrame:
+        """The labels of each cell, in the order of the runs."""
+        return self._runs[["cell", *study.LABELS]].drop_duplicates("cell")
 
     @functools.cached_property
     def effects(self) -> pd.DataFrame:
         """One line a student and what it is compared with (AGAINST): its metrics minus the other's
         inside each seed, mean over seeds and half-width of the 95 % t interval."""
-        others = {
-            (name, _student(row["labels"]), row["run"]["seed"]): row
-            for name, (role, method) in AGAINST.items()
-            for row in self.rows
-            if (row["labels"]["role"], row["labels"].get("method")) == (role, method)
-        }
-        lines = []
-        for cell, rows in self.of_role(STUDENT).items():
-            model = _student(rows[0]["labels"])
-            for name, (role, _) in AGAINST.items():
-                like = model if role == STUDENT else None
-                pairs = [(row, others.get((name, like, row["run"]["seed"]))) for row in rows]
-                pairs = [(row, other) for row, other in pairs if other and other is not row]
-                if pairs:
-                    own, theirs = (_metrics(side) for side in zip(*pairs, strict=True))
-                    line = {"cell": cell} | _labels(rows[0]["labels"]) | {"against": name}
-                    lines.append(line | {"seeds": len(pairs)} | means(own - theirs, "_effect"))
-        return pd.DataFrame(lines, columns=EFFECTS)
+        table, found = self._runs, []
+        for name, (role, method) in AGAINST.items():
+            versus = (table["role"] == role) & (table["method"] == method)
+            level = table[(table["role"] == STUDENT) & ~versus]
+            on = ["model", "seed"] if role == STUDENT else ["seed"]
+            found.append(paired(level, table[versus], on).assign(against=name))
+        effects = means(pd.concat(found), ["cell", "against"], suffix="_effect")
+        return self._labels.merge(effects, on="cell")[EFFECTS]
 
     @functools.cached_property
     def teachers(self) -> pd.DataFrame:
         """One line a teacher: how it does on the test images of its own classes."""
-        lines = []
-        for rows in self.of_role(TEACHER).values():
-            name = rows[0]["labels"]["teacher"]
-            line = {"teacher": name, "classes": ", ".join(self.sets[name]), "seeds": len(rows)}
-            line |= means(_metrics(rows)) | {"acc_published": published("teacher", self.sets[name])}
-            lines.append(line | self._size(rows[0]) | _ids(rows))
-        return pd.DataFrame(lines)
+        table = cell_table(self._runs[self._runs["role"] == TEACHER], ["cell"])
+        known = [self.sets[name] for name in table["cell"]]
+        sizes = [self._size(rows[0]) for rows in self.of_role(TEACHER).values()]
+        table = table.assign(acc_published=[published("teacher", classes) for classes in known])
+        table = table.join(pd.DataFrame(sizes)).drop(columns="flags")
+        table.insert(1, "classes", [", ".join(classes) for classes in known])
+        table["runs"] = table.pop("runs")  # to the end
+        return table.rename(columns={"cell": "teacher"})
 
     @functools.cached_property
     def groups(self) -> pd.DataFrame:
@@ -272,16 +275,6 @@ def _labels(labels: Mapping[str, Any]) -> dict[str, Any]:
     return {key: labels.get(key) for key in study.LABELS} | {"model": _student(labels)}
 
 
-def _metrics(rows: Sequence[Row]) -> pd.DataFrame:
-    """The METRICS on test, a line a row."""
-    tests = [row["metrics"]["test"] for row in rows]
-    return pd.DataFrame([{key: test[key] for key in METRICS} for test in tests]).astype(float)
-
-
 def _hits(row: Row) -> np.ndarray:
     counts = np.asarray(row["confusion"])
     return counts.diagonal() / counts.sum(axis=1)
-
-
-def _ids(rows: Sequence[Row]) -> dict[str, str]:
-    return {"runs": "; ".join(row["id"] for row in rows)}

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdlib.grid import NO_KD
 from kdlib.registry import LABEL_LOSSES
-from kdlib.report.tables import CELL, METRICS, REFERENCE, cell_label, intervals
+from kdlib.report.tables import CELL, METRICS, REFERENCE, cell_label, means, paired
 from kdlib.store import Row
 
 # Adjustment in a row's metrics -> its name for readers, and the metrics that decide a contest.
@@ -53,18 +53,16 @@ def posthoc(runs: pd.DataFrame) -> pd.DataFrame:
 
     runs: of `adjusted_runs`. at_bound: how many fits ended at the end of their interval.
     """
-    groups = runs.groupby([*CELL, "adjustment"], observed=True)
-    (mean, half), table = intervals(groups), groups["ece_floor"].mean().to_frame()
-    for name in METRICS:
-        table[name], table[f"{name}_ci95"] = mean[name], half[name]
-    table["seeds"], table[["T", "tau"]] = groups.size(), groups[["T", "tau"]].median()
-    table["at_bound"] = groups["at_bound"].sum()
-    table = table.reset_index()
+    keys = [*CELL, "adjustment"]
+    plain = runs.groupby(keys, observed=True).agg(
+        ece_floor=("ece_floor", "mean"),
+        T=("T", "median"),
+        tau=("tau", "median"),
+        at_bound=("at_bound", "sum"),
+    )
+    table = means(runs, keys).merge(plain.reset_index(), on=keys).sort_values(keys)
+    table["seeds"] = table.pop("seeds")  # to the end
     table.insert(0, "cell", [cell_label(labels) for labels in table[CELL].to_dict("records")])
-    numbers = [end for name in METRICS for end in (name, f"{name}_ci95")]
-    table = table[
-        ["cell", *CELL, "adjustment", *numbers, "ece_floor", "T", "tau", "at_bound", "seeds"]
-    ]
     return table.assign(adjustment=[ADJUSTMENTS[kind][0] for kind in table["adjustment"]])
 
 
@@ -82,42 +80,40 @@ def contests(runs: pd.DataFrame) -> pd.DataFrame:
     plain = (runs[CELL].astype(object) == list(reference.values())).all(axis=1)
     lines = []
     for kind, (_, deciding) in ADJUSTMENTS.items():
-        fitted = runs[plain & (runs["adjustment"] == kind)].set_index("seed")
+        fitted = runs[plain & (runs["adjustment"] == kind)]
         if not deciding or fitted.empty:
             continue
         for own in dict.fromkeys(("test", "test" if kind == "menon" else kind)):
             others = runs[~plain & (runs["adjustment"] == own)]
-            others = others[others["seed"].isin(fitted.index)]  # a pair takes both
+            others = others[others["seed"].isin(fitted["seed"])]  # a pair takes both
             for group in ("KD", "no KD"):
                 part = others[(others["kd_method"] == NO_KD) == (group == "no KD")]
                 if len(part):
                     line = {"against plain with": ADJUSTMENTS[kind][0], "cells are": group}
                     line |= {"cells adjusted": ADJUSTMENTS[own][0]}
                     line |= {"at_bound": int(fitted["at_bound"].sum())}
-                    lines.append(line | _contest(part, fitted[METRICS], deciding))
+                    lines.append(line | _contest(part, fitted, deciding))
     table = pd.DataFrame(lines)
     return table.astype({"clear": "Int64"}) if lines else table
 
 
 def _contest(others: pd.DataFrame, fitted: pd.DataFrame, deciding: tuple[str, ...]) -> dict:
     """The cells of one group against the reference, paired inside each seed."""
+    gaps = paired(others, fitted, ["seed"])
     # A fit to few images can leave a label no probability at all; two infinite NLLs are equal.
-    gaps = (others[METRICS] - fitted.reindex(others["seed"]).to_numpy()).fillna(0.0)
-    by_cell = gaps.groupby([others[name] for name in CELL], observed=True)
-    gap, half = intervals(by_cell)
-    signs = pd.Series({name: GAINS[name] for name in deciding})
-    gains = gap[list(deciding)] * signs
-    best = gap["nll"].idxmin()
-    judged = half.loc[gap.index, list(deciding)].notna().all(axis=1)  # an infinite NLL has none
-    clear = int((gains - half[list(deciding)] > 0).all(axis=1).sum())
+    table = means(gaps.fillna(dict.fromkeys(METRICS, 0.0)), CELL).sort_values(CELL)
+    gains = table[list(deciding)] * [GAINS[name] for name in deciding]
+    halves = table[[f"{name}_ci95" for name in deciding]]
+    judged = halves.notna().all(axis=1)  # an infinite NLL has none
+    clear = int((gains > halves.to_numpy()).all(axis=1).sum())
+    best = table.loc[table["nll"].idxmin()]  # of equal ones, the first of the grid
     return {
-        "seeds": int(by_cell.size().max()),
+        "seeds": int(table["seeds"].max()),
         "metrics": " and ".join(name.upper() for name in deciding),
-        "cells": len(gap),
+        "cells": len(table),
         "better": int((gains > 0).all(axis=1).sum()),
         "clear": clear if judged.any() else None,  # nor has one seed
-        **{f"{name}_median": gap[name].median() for name in METRICS},
-        "best by NLL": cell_label(dict(zip(CELL, best, strict=True))),
-        **{f"{name}_best": gap.loc[best, name] for name in METRICS},
-        **{f"{name}_best_ci95": half.loc[best, name] for name in METRICS},
+        **{f"{name}_median": table[name].median() for name in METRICS},
+        "best by NLL": cell_label(best),
+        **{f"{name}_best{end}": best[name + end] for end in ("", "_ci95") for name in METRICS},
     }

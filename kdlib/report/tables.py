@@ -4,7 +4,8 @@
 (`kdlib.grid`). A run without a row is never averaged away: it leaves NaN in what it belongs to.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,28 +92,65 @@ def over_seeds(values: pd.Series) -> tuple[float, float, int]:
     >>> mean, round(half, 3), n
     (2.0, 2.484, 3)
     """
-    values = values.dropna()
-    n = len(values)
-    half = np.nan
-    if n > 1 and np.isfinite(values).all():
-        half = stats.t.ppf(0.975, n - 1) * values.std() / np.sqrt(n)
-    return float(values.mean()), float(half), n
+    n = int(values.count())
+    std = values.std() if np.isfinite(values.dropna()).all() else np.nan
+    return float(values.mean()), float(_half_width(std, n)), n
 
 
-def intervals(values: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over seeds and half-widths as in `over_seeds`, of a groupby with one line a seed."""
-    n = values[METRICS].count()
-    return values[METRICS].mean(), values[METRICS].std() * stats.t.ppf(0.975, n - 1) / np.sqrt(n)
+def _half_width(std: Any, n: Any) -> Any:
+    """Of a 95 % t interval, from the standard deviation of n values."""
+    return std * stats.t.ppf(0.975, n - 1) / np.sqrt(n)
 
 
 def means(
-    by_seed: pd.DataFrame, suffix: str = "", names: Iterable[str] = METRICS
-) -> dict[str, float]:
-    """The mean over seeds of each named column with its interval; by_seed has one line a seed."""
-    line: dict[str, float] = {}
+    table: pd.DataFrame, by: Sequence[str], names: Sequence[str] = METRICS, suffix: str = ""
+) -> pd.DataFrame:
+    """One line a group, in the order in which groups come: the columns `by`; `seeds`, how many have
+    the first of the names; the mean of each name + suffix with its half-width (`_ci95`) as in
+    `over_seeds`. table: one line a group and seed."""
+    groups = table.groupby(list(by), sort=False, observed=True)[list(names)]
+    # Summed as in `over_seeds`: a groupby's own mean adds in another way, which moves last digits.
+    n, mean = groups.count(), groups.agg(lambda column: column.mean())
+    half = _half_width(groups.std(), n)
+    columns = {"seeds": n[names[0]]}
     for name in names:
-        line[name + suffix], line[f"{name}{suffix}_ci95"], _ = over_seeds(by_seed[name])
-    return line
+        columns |= {name + suffix: mean[name], f"{name}{suffix}_ci95": half[name]}
+    return pd.DataFrame(columns).reset_index()
+
+
+def in_seed(table: pd.DataFrame, by: Sequence[str], names: Sequence[str] = METRICS) -> pd.DataFrame:
+    """One line a group, of which the seed is a part: its means over runs; NaN where a run is
+    missing, for a mean over other runs does not compare."""
+    groups = table.groupby(list(by), observed=True)[list(names)]
+    return groups.agg(lambda column: column.mean(skipna=False)).reset_index()
+
+
+def paired(
+    level: pd.DataFrame, versus: pd.DataFrame, on: Sequence[str], names: Sequence[str] = METRICS
+) -> pd.DataFrame:
+    """The lines of `level` that have a partner, the line of `versus` that agrees in `on`: their
+    numbers less the partner's."""
+    theirs = versus[[*on, *names]]
+    pairs = level.merge(theirs, on=list(on), suffixes=("", "_versus"), validate="many_to_one")
+    gaps = {name: pairs[name] - pairs[f"{name}_versus"] for name in names}
+    return pairs.assign(**gaps)[list(level)]
+
+
+def cell_table(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    names: Sequence[str] = METRICS,
+    plain: Sequence[str] = (),
+) -> pd.DataFrame:
+    """One line a group of runs: `means` of the names, then means alone of the `plain` ones, the
+    `flags` of any of them, the `runs`: their ids, as `load_student` takes them."""
+    groups = table.groupby(list(by), sort=False, observed=True)
+    rest = groups[list(plain)].mean()
+    rest["flags"] = groups["flags"].agg(
+        lambda flags: "; ".join(dict.fromkeys(itertools.chain(*flags)))
+    )
+    rest["runs"] = groups["id"].agg("; ".join)
+    return means(table, by, names).merge(rest.reset_index(), on=list(by))
 
 
 def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
@@ -123,20 +161,17 @@ def cells(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     them.
     """
     table, names = run_table(rows, runs), axes(runs)
-    lines = []
-    for key, group in table.groupby(names, observed=True):
-        labels = dict(zip(names, key, strict=True))
-        if group["seed"].duplicated().any():
-            twins = group.loc[group["seed"].duplicated(keep=False), "id"].head(2)
-            raise ValueError(
-                f"runs: {' and '.join(twins)} have the same seed and labels, so they are no two "
-                "seeds of one cell; make a variant in `options` ({kd_T2: {of: kd, temperature: 2}})"
-            )
-        line = {"cell": cell_label(labels), **labels, "seeds": int(group["acc"].count())}
-        line |= means(group) | {"harmonic": np.nan} | group[PLAIN].mean().to_dict()
-        flags = dict.fromkeys(group["flags"].explode().dropna())
-        lines.append(line | {"flags": "; ".join(flags), "runs": "; ".join(group["id"])})
-    result = pd.DataFrame(lines)
+    twins = table.loc[table.duplicated([*names, "seed"], keep=False), [*names, "seed", "id"]]
+    if len(twins):
+        first, second = twins.sort_values([*names, "seed"])["id"].head(2)
+        raise ValueError(
+            f"runs: {first} and {second} have the same seed and labels, so they are no two "
+            "seeds of one cell; make a variant in `options` ({kd_T2: {of: kd, temperature: 2}})"
+        )
+    result = cell_table(table, names, plain=PLAIN).sort_values(names, ignore_index=True)
+    result = result.astype(dict.fromkeys(names, object)).infer_objects()
+    result.insert(result.columns.get_loc(PLAIN[0]), "harmonic", np.nan)
+    result.insert(0, "cell", [cell_label(labels) for labels in result[names].to_dict("records")])
     if "kd_method" in names:
         whole = result["seeds"] == table["seed"].nunique()
         scored = whole & (result["kd_method"] != NO_KD)

@@ -15,11 +15,11 @@ from kdlib.report import html
 from kdlib.report.compose import Section
 from kdlib.report.tables import (
     CELL,
-    METRICS,
     cell_label,
     cells,
     means,
     missing,
+    paired,
     present,
     run_table,
 )
@@ -102,21 +102,17 @@ def differences(rows: Sequence[Row], students: Sequence[Run]) -> pd.DataFrame:
     `kdlib.report.tables.over_seeds`, and the sign of each of `MARGINS` beyond its margin."""
     table = run_table(rows, students)
     kinds = list(dict.fromkeys(tuple(run.labels[name] for name in CELL) for run in students))
-    pairs = [pair for pair in itertools.combinations(kinds, 2) if _one_choice(*pair)]
-    by_cell = dict(list(table.groupby(CELL, observed=True)))
-    lines = []
-    for one, other in pairs:
-        both = by_cell[other].merge(by_cell[one], on=["epochs", "seed"], suffixes=("", "_less"))
-        for name in METRICS:
-            both[name] -= both[f"{name}_less"]
-        for length, part in both.groupby("epochs", observed=True):
-            line = _named(one, other) | {"epochs": length, "seeds": int(part["acc"].count())}
-            line |= means(part, "_effect")
-            for name, margin in MARGINS.items():
-                value = line[f"{name}_effect"]
-                line[f"{name}_sign"] = (value > margin) - (value < -margin)
-            lines.append(line)
-    return pd.DataFrame(lines)
+    of_kind = dict(list(table.groupby(CELL, observed=True)))
+    gaps = [
+        paired(of_kind[other], of_kind[one], ["epochs", "seed"]).assign(**_named(one, other))
+        for one, other in itertools.combinations(kinds, 2)
+        if _one_choice(one, other)
+    ]
+    found = means(pd.concat(gaps), ["difference", "in", "epochs"], suffix="_effect")
+    for name, margin in MARGINS.items():
+        effect = found[f"{name}_effect"]
+        found[f"{name}_sign"] = (effect > margin).astype(int) - (effect < -margin)
+    return found.astype({"epochs": int})
 
 
 def _one_choice(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ from kdlib import evaluate, models
 from kdlib.config import Run
 from kdlib.grid import NO_KD
 from kdlib.registry import MODELS
-from kdlib.report.tables import means
+from kdlib.report.tables import cell_table, means, paired
 from kdlib.store import Row
 from kdlib.studies.self_distillation import PARTS, SUBSETS, SelfDistillation
 
@@ -35,7 +35,7 @@ def run_table(rows: Sequence[Row], wanted: Sequence[Run]) -> pd.DataFrame:
 
 def _numbers(row: Row | None) -> dict[str, Any]:
     if row is None:
-        return dict.fromkeys(METRICS + PLAIN, np.nan) | {"flags": "a row is missing"}
+        return dict.fromkeys(METRICS + PLAIN, np.nan) | {"flags": ["a row is missing"]}
     test, share = row["metrics"]["test"], row["kd_share"]
     after = row["metrics"].get("temperature", {})  # nothing is fitted without validation images
     found = test | {"top1_error": 1 - test["acc"], "T": after.get("T")}
@@ -43,7 +43,7 @@ def _numbers(row: Row | None) -> dict[str, Any]:
     found |= {f"kd_share_{moment}": share.get(moment) for moment in ("first", "last")}
     numbers = {name: found[name] for name in METRICS + PLAIN}
     floats = {name: np.nan if value is None else value for name, value in numbers.items()}
-    return floats | {"flags": "; ".join(row["flags"])}
+    return floats | {"flags": row["flags"]}
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,18 +51,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
     nll_after, ece_after: after one temperature T fitted on validation. table: of `run_table`.
     """
-    lines = []
-    for key, group in table.groupby(CELL, sort=False):
-        line = dict(zip(CELL, key, strict=True)) | _means(group[METRICS])
-        line |= group[PLAIN].mean().to_dict()
-        flags = "; ".join(dict.fromkeys(filter(None, group["flags"])))
-        lines.append(line | {"flags": flags, "runs": "; ".join(group["id"])})
-    return pd.DataFrame(lines)
-
-
-def _means(by_seed: pd.DataFrame, suffix: str = "") -> dict[str, float]:
-    """Seeds, and each column's mean over them with its interval; by_seed has one line a seed."""
-    return {"seeds": int(by_seed.iloc[:, 0].count())} | means(by_seed, suffix, list(by_seed))
+    return cell_table(table, CELL, METRICS, PLAIN)
 
 
 def versus_baseline(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,46 +60,31 @@ def versus_baseline(table: pd.DataFrame) -> pd.DataFrame:
     nll_versus_scaled, ece_versus_scaled: the method as trained - the plain network after its one
     temperature, which is what the method has to beat to be worth having for its probabilities.
     """
-    by_cell, lines = _by_cell(table), []
-    for (model, method), own in by_cell.items():
-        plain = by_cell.get((model, NO_KD))
-        if method == NO_KD or plain is None:
-            continue
-        gaps = {f"{name}_effect": own[name] - plain[name] for name in METRICS}
-        gaps |= {f"{name}_versus_scaled": own[name] - plain[f"{name}_after"] for name in SCALED}
-        lines.append({"model": model, "method": method} | _means(pd.DataFrame(gaps)))
-    return pd.DataFrame(lines)
+    on, plain = ["model", "seed"], table["method"] == NO_KD
+    level, base = table[~plain], table[plain]
+    scaled = base.assign(**{name: base[f"{name}_after"] for name in SCALED})
+    gaps = means(paired(level, base, on, METRICS), CELL, METRICS, "_effect")
+    against = means(paired(level, scaled, on, SCALED), CELL, SCALED, "_versus_scaled")
+    return gaps.merge(against.drop(columns="seeds"), on=CELL)
 
 
 def ablations(table: pd.DataFrame, params: SelfDistillation) -> pd.DataFrame:
     """One line a cell of the grids beside the main one: its difference from the same cell without
     what the grid changes (BYOT from its first head, the first of the models), inside each seed."""
-    by_cell = _by_cell(table)
+    by = ["ablation", *CELL, "versus", "versus method"]
+    by_cell = dict(list(table.groupby(CELL, sort=False)))
     main = set(itertools.product(params.models, params.methods))
-    lines = []
+    found = []
     for name, part in params.grids.items():
         levels = part.models or params.models, part.methods or params.methods
         for model, method in itertools.product(*levels):
             parts = (params.options.get(one, {}).get("of", one) for one in method.split("+"))
             base = model if model in params.models else params.models[0], "+".join(parts)
             if (model, method) not in main and base in by_cell and base != (model, method):
-                line = {"ablation": name, "model": model, "method": method, "versus": base[0]}
-                gap = _difference(by_cell, (model, method), base)
-                lines.append(line | {"versus method": base[1]} | gap)
-    return pd.DataFrame(lines)
-
-
-def _by_cell(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """The metrics by seed of each model and method, in the order of the runs."""
-    groups = table.groupby(CELL, sort=False)
-    return {key: group.set_index("seed")[METRICS] for key, group in groups}
-
-
-def _difference(
-    by_cell: Mapping[tuple[str, str], pd.DataFrame], one: tuple[str, str], other: tuple[str, str]
-) -> dict[str, float]:
-    """The first less the second, paired inside seeds."""
-    return _means(by_cell[one] - by_cell[other], "_effect")
+                gaps = paired(by_cell[model, method], by_cell[base], ["seed"], METRICS)
+                labels = dict(zip(by, (name, model, method, *base), strict=True))
+                found.append(gaps.assign(**labels))
+    return means(pd.concat(found), by, METRICS, "_effect") if found else pd.DataFrame()
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +94,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     is how much the effect of one differs with and without the other, the mean over the third; the
     three-way one how much that differs with and without the third.
     """
-    lines = []
+    found = []
     for model, group in table.groupby("model", sort=False):
         if not set(SUBSETS) <= set(group["method"]):
             continue
@@ -130,9 +104,9 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
                 signs = np.array([_sign(parts, method) for method in SUBSETS])
                 weights = signs / 2 ** (len(PARTS) - size)
                 by_seed = {name: wide[name][list(SUBSETS)] @ weights for name in METRICS}
-                line = {"model": model, "effect": " x ".join(parts)}
-                lines.append(line | _means(pd.DataFrame(by_seed), "_effect"))
-    return pd.DataFrame(lines)
+                found.append(pd.DataFrame(by_seed).assign(model=model, effect=" x ".join(parts)))
+    by = ["model", "effect"]
+    return means(pd.concat(found), by, METRICS, "_effect") if found else pd.DataFrame()
 
 
 def _sign(parts: Sequence[str], method: str) -> int:
@@ -143,7 +117,7 @@ def heads(rows: Sequence[Row]) -> pd.DataFrame:
     """One line a model, method and head that was taught to classify, from input to output, and
     their ensemble (mean of the probabilities): means over seeds with intervals, and what it differs
     by from the final head (`_effect`), paired inside each seed."""
-    kinds, lines = ["acc", "nll", "ece"], []
+    kinds, by = ["acc", "nll", "ece"], [*CELL, "head"]
     found = pd.DataFrame(
         row["labels"]
         | {"head": head, "seed": row["run"]["seed"]}
@@ -151,15 +125,12 @@ def heads(rows: Sequence[Row]) -> pd.DataFrame:
         for row in rows
         for head, numbers in sorted(row["metrics"].get("heads", {}).items(), key=_depth)
     )
-    for key, group in found.groupby(CELL, sort=False) if len(found) else ():
-        own = {head: part.set_index("seed") for head, part in group.groupby("head", sort=False)}
-        for head, part in own.items():
-            line = dict(zip(CELL, key, strict=True)) | {"head": head}
-            line |= _means(part[[*kinds, "ece_floor"]])
-            if head != evaluate.FINAL:
-                line |= _means(part[kinds] - own[evaluate.FINAL][kinds], "_effect")
-            lines.append(line)
-    return pd.DataFrame(lines)
+    if found.empty:
+        return found
+    final = found["head"] == evaluate.FINAL
+    gaps = paired(found[~final], found[final], [*CELL, "seed"], kinds)
+    effects = means(gaps, by, kinds, "_effect").drop(columns="seeds")
+    return means(found, by, [*kinds, "ece_floor"]).merge(effects, on=by, how="left")
 
 
 def _depth(head: tuple[str, Any]) -> tuple[int, str]:
