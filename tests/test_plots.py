@@ -312,6 +312,19 @@ def test_reliability_takes_one_network_or_bins_alone(tmp_path):
     assert plots.save(plots.reliability(bins, "title"), str(tmp_path), "one").is_file()
 
 
+def test_no_line_of_many_is_left_out():
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 500)
+    bins = metrics.reliability_bins(probs, probs.argmax(axis=1))
+    names = [f"adjustment {place}" for place in range(11)]  # more than there are colours
+    figure = plots.reliability(dict.fromkeys("ab", dict.fromkeys(names, bins)), "title")
+    assert [len(axes.collections) for axes in figure.axes] == [11, 11]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    curve = metrics.risk_coverage(probs, probs.argmax(axis=1))
+    (axes,) = plots.risk_coverage(dict.fromkeys(names, curve), "title").axes
+    assert [line.get_label() for line in axes.lines] == names
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 11
+
+
 def test_batch_ece_stands_beside_the_whole_sets():
     table = report.batch_ece([0.5, 0.7], images=500, batch=100)
     (axes,) = plots.batch_ece(table, "title").axes

@@ -1,19 +1,18 @@
 """Figures of what predictions show image by image."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdlib.metrics import ReliabilityBins
-from kdlib.plots.canvas import BLUE, LABEL, ORANGE, PERFECT, canvas
+from kdlib.plots.canvas import BLUE, LABEL, ORANGE, PALETTE, PERFECT, canvas, looks
 
 FEWEST = 5  # images in a bin that is drawn: fewer are noise
-LOOKS = (BLUE, "o"), (ORANGE, "s")  # of a panel's first and second line
 
 
 def rank_stability(table: pd.DataFrame, title: str, shown: int = 15) -> Figure:
@@ -55,12 +54,13 @@ def reliability(panels: Bins, title: str) -> Figure:
     with canvas(len(panels), size, squeeze=False, sharey=True) as (figure, (found,)):
         for axes, (name, lines) in zip(found, panels.items(), strict=True):
             axes.plot([0, 1], [0, 1], color="0.4", ls="--", lw=0.8)
-            for (label, bins), (colour, marker) in zip(lines.items(), LOOKS, strict=False):
+            for label, look in looks(list(lines)).items():
+                bins = lines[label]
                 filled = bins.count >= FEWEST
                 at = bins.confidence[filled], bins.accuracy[filled]
-                axes.plot(*at, color=colour, lw=1)
-                axes.scatter(*at, 6 + 150 * bins.share[filled], color=colour, marker=marker,
-                             alpha=0.7, label=label, zorder=3, clip_on=False)  # fmt: skip
+                axes.plot(*at, color=look["color"], lw=1)
+                axes.scatter(*at, 6 + 150 * bins.share[filled], alpha=0.7, label=label, zorder=3,
+                             clip_on=False, **look)  # fmt: skip
             axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", aspect="equal")
             axes.set_title(name, fontsize=8.5)
         found[0].set_ylabel("accuracy")
@@ -74,8 +74,8 @@ def _legends(figure: Figure, panels: Sequence[Axes]) -> None:
     labels = {tuple(axes.get_legend_handles_labels()[1]) for axes in panels}
     if len(labels) == 1 < len(panels):
         handles = [
-            Line2D([], [], color=colour, lw=1, marker=marker, ms=5, label=label)
-            for label, (colour, marker) in zip(labels.pop(), LOOKS, strict=False)
+            Line2D([], [], lw=1, ms=5, label=label, **look)
+            for label, look in looks(labels.pop()).items()
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=LABEL)
         return
@@ -90,7 +90,7 @@ def risk_coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: st
 
     curves: network -> coverages and risks of `kdlib.metrics.risk_coverage`.
     """
-    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), strict=False)
+    styles = zip(itertools.cycle(PALETTE), itertools.cycle(("-", "--", "-.", ":")), strict=True)
     with canvas(size=(8.0, 3.6)) as (figure, axes):
         for (name, (coverage, risk)), (colour, dash) in zip(curves.items(), styles, strict=False):
             axes.plot(100 * coverage, 100 * risk, dash, color=colour, lw=1.5, label=name)
