@@ -108,7 +108,7 @@ def test_a_figure_that_is_no_longer_drawn_goes(tmp_path):
     for names in (["first", "second"], ["second"]):
         shown = []
         for name in names:
-            with plots.canvas.canvas(1, (1, 1)) as (figure, _):
+            with plots.canvas.canvas(size=(1, 1)) as (figure, _):
                 shown.append(section.figure(name, "a caption", figure))
         section.write("title", shown)
         there = {path.name for path in (section.folder / "figures").iterdir()}

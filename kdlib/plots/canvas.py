@@ -6,7 +6,8 @@ window: in a notebook a returned figure shows itself, elsewhere it is only an ob
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
@@ -28,23 +30,52 @@ BLUE, ORANGE, _, RED = _COLOURS[:4]
 PALETTE = [*_COLOURS[:6], _COLOURS[7], (0.1, 0.1, 0.1), _COLOURS[9]]
 MARKERS = "osD^vPX*<>hp"
 GREY = (0.5, 0.5, 0.5)
-STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": True, "grid.color": "0.92"}
-PERFECT = "expected of perfect calibration"
 LABEL = 7.5  # size of a label, in points
+STYLE = {
+    "font.size": 9, "figure.titlesize": 10, "axes.titlesize": 10, "legend.fontsize": LABEL,
+    "legend.frameon": True, "grid.color": "0.92",
+}  # fmt: skip
+PERFECT = "expected of perfect calibration"
 FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that would differ
+Looks = dict[str, dict[str, Any]]  # name -> properties of its line and marker
 
 
 @contextlib.contextmanager
 def canvas(
-    columns: int = 1, size: tuple[float, float] = (8.0, 4.8), rows: int = 1, **shared: bool
+    rows: int = 1,
+    columns: int = 1,
+    size: tuple[float, float] = (8.0, 4.8),
+    title: str = "",
+    style: Mapping[str, Any] = STYLE,
+    **shared: bool,
 ) -> Iterator[tuple]:
-    """A styled figure and its axes, closed for pyplot: who returns it decides where it is shown."""
-    with mpl.rc_context({**sns.axes_style("whitegrid"), **STYLE}):
+    """A figure and its axes in a style, closed for pyplot: who returns it decides where it is
+    shown. size: in inches; title: above all axes."""
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **style}):
         figure, found = plt.subplots(
             rows, columns, figsize=size, dpi=150, layout="constrained", **shared
         )
         plt.close(figure)
+        if title:
+            figure.suptitle(title)
         yield figure, found
+
+
+@contextlib.contextmanager
+def panel_grid(
+    number: int, height: float, title: str, style: Mapping[str, Any] = STYLE, margin: float = 0
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with so many panels, three a row up to nine, else four; spare places are blank.
+
+    height: of a row, in inches; margin: what the figure is higher than its rows.
+    """
+    columns = min(number, 3 if number <= 9 else 4)
+    rows = math.ceil(number / columns)
+    size = max(6.4, 3.4 * columns), margin + height * rows
+    with canvas(rows, columns, size, title, style, squeeze=False) as (figure, found):
+        for spare in found.flat[number:]:
+            spare.set_visible(False)
+        yield figure, list(found.flat[:number])
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Path:
@@ -66,6 +97,16 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         name: {"color": PALETTE[at % len(PALETTE)], "marker": MARKERS[at % len(MARKERS)]}
         for at, name in enumerate(names)
     }
+
+
+def legend(
+    figure: Figure, looks: Looks, columns: int, loc: str = "outside lower center", **base: Any
+) -> None:
+    """Name each look beside the axes. base: what a look does not say itself; no line by default."""
+    handles = [
+        Line2D([], [], label=name, **{"ls": "none", **base, **look}) for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc=loc, ncols=columns)
 
 
 def spread(positions: ArrayLike, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:

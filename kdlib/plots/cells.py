@@ -11,7 +11,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from kdlib.plots.canvas import (
     BLUE,
@@ -21,8 +20,10 @@ from kdlib.plots.canvas import (
     PALETTE,
     PERFECT,
     RED,
+    Looks,
     canvas,
     label_column,
+    legend,
 )
 from kdlib.quantities import QUANTITIES
 from kdlib.store import Row
@@ -73,7 +74,7 @@ def acc_vs_ece(cells: pd.DataFrame, title: str, named: int = 5) -> Figure:
         axes.axvspan(floors.min(), floors.max(), color="0.88", label=PERFECT, zorder=0)
         _plane(axes, title)
         _near(axes, cells)
-        figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
+        figure.legend(loc="outside lower center", ncols=5)
         figure.draw_without_rendering()  # the layout decides where the labels may go
         label_column(axes, pd.concat([best, worst]), [BLUE] * named + [RED] * named)
     return figure
@@ -103,7 +104,7 @@ def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
                 label="mixup" if mixup else "no mixup",
             )  # fmt: skip
         _plane(axes, title)
-        figure.legend(loc="outside lower center", ncols=5, fontsize=LABEL)
+        figure.legend(loc="outside lower center", ncols=5)
         bar = figure.colorbar(dots, ax=axes, location="left", shrink=0.6, aspect=30)
         bar.set_label("Harmonic score of the grid", fontsize=8)
         figure.draw_without_rendering()
@@ -126,7 +127,7 @@ def before_after(
     methods = [name for name in posthoc["kd_method"].unique() if name != "none"]
     shapes = dict(zip(methods, itertools.cycle(KD_MARKERS), strict=False)) | {"none": "D"}
     size = (1.2 + 3.1 * len(names), 4.4)
-    with canvas(len(names), size, sharex=True, sharey=True) as (figure, panels):
+    with canvas(1, len(names), size, title, sharex=True, sharey=True) as (figure, panels):
         for axes, name in zip(panels, names, strict=True):
             for cell in posthoc[posthoc["adjustment"] == name].to_dict("records"):
                 untaught = cell["kd_method"] == "none"
@@ -140,30 +141,26 @@ def before_after(
                 )  # fmt: skip
             _plane(axes, name)
             axes.set_ylabel("accuracy, %" * (axes is panels[0]))
-        handles = _keys(colours, shapes, bool(posthoc["at_bound"].any()))
+        looks = _looks(colours, shapes, bool(posthoc["at_bound"].any()))
         if len(theirs):
-            crosses = panels[0].scatter(
+            panels[0].scatter(
                 theirs["ece_published"], 100 * theirs["acc_published"], 14, color="0.55",
-                marker="x", linewidth=0.7, zorder=2, label="published (ECE: mean of mini-batches)",
+                marker="x", linewidth=0.7, zorder=2,
             )  # fmt: skip
-            handles.append(crosses)
-        figure.suptitle(title, fontsize=10)
-        columns = max(len(colours), len(shapes) + 1)
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LABEL)
+            crosses = {"color": "0.55", "marker": "x", "ms": 14**0.5, "mew": 0.7}
+            looks["published (ECE: mean of mini-batches)"] = crosses
+        legend(figure, looks, max(len(colours), len(shapes) + 1), marker="o", ms=5)
     return figure
 
 
-def _keys(colours: Mapping[str, Any], shapes: Mapping[str, str], bound: bool) -> list[Line2D]:
+def _looks(colours: Mapping[str, Any], shapes: Mapping[str, str], bound: bool) -> Looks:
     """The legend of `before_after`."""
     looks = {f"student {_code(name)}": {"color": colour} for name, colour in colours.items()}
     looks |= {_code(name): {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}
-    looks["plain student (no KD, CE)"] = {"marker": "*", "color": "0.4", "markersize": 9}
+    looks["plain student (no KD, CE)"] = {"marker": "*", "color": "0.4", "ms": 9}
     if bound:
-        looks["fit at its bound"] = {"color": "0.4", "markerfacecolor": "none"}
-    return [
-        Line2D([], [], label=name, **{"marker": "o", "ls": "", "markersize": 5, **look})
-        for name, look in looks.items()
-    ]
+        looks["fit at its bound"] = {"color": "0.4", "mfc": "none"}
+    return looks
 
 
 def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
@@ -173,7 +170,8 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
     title = f"{title}: Harmonic score, scaled within this grid"
     methods, teachers, students, switches = (list(scored[name].unique()) for name in AXES)
     size = (1.2 + 1.75 * len(methods), 1.2 + 1.6 * len(switches))
-    with canvas(len(methods), size, len(switches), squeeze=False) as (figure, panels):
+    title = "\n".join(textwrap.wrap(title, int(12 * size[0])))
+    with canvas(len(switches), len(methods), size, title, squeeze=False) as (figure, panels):
         for (row, mixup), (column, method) in itertools.product(
             enumerate(switches), enumerate(methods)
         ):
@@ -190,7 +188,6 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
             axes.set_xlabel("student loss" * (row == len(switches) - 1), fontsize=8)
             axes.set_ylabel("teacher loss" * (column == 0), fontsize=8)
             axes.tick_params(labelsize=LABEL, rotation=0, length=0)
-        figure.suptitle("\n".join(textwrap.wrap(title, int(12 * size[0]))), fontsize=10)
         figure.get_layout_engine().set(hspace=0.08)
     return figure
 
@@ -207,7 +204,9 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
         f"{_word(line['factor'])}: {_word(line['level'])} - {_word(line['versus'])}"
         for line in part.to_dict("records")
     ]
-    with canvas(2, (8.0, 0.9 + 0.26 * len(part)), sharey=True) as (figure, panels):
+    unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
+    title = f"{title} (blue: better, orange: worse{unclear})"
+    with canvas(1, 2, (8.0, 0.9 + 0.26 * len(part)), title, sharey=True) as (figure, panels):
         for axes, metric in zip(panels, ("acc", "ece"), strict=True):
             written = QUANTITIES[metric]
             scale, sign = written.scale, written.better
@@ -219,8 +218,6 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel=f"effect on {written.change_axis}")
             axes.set_yticks(heights, labels, fontsize=LABEL)
             axes.set_ylim(-0.6, len(part) - 0.4)
-        unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
-        figure.suptitle(f"{title} (blue: better, orange: worse{unclear})", fontsize=10)
     return figure
 
 
@@ -238,7 +235,8 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
     shapes = dict(zip(teachers, itertools.cycle("Dos^vPX"), strict=False))
     step = 0.8 / len(losses)
     jitter = 0.6 * step * (np.arange(len(rows)) * 0.618 % 1 - 0.5)  # spread evenly, none random
-    with canvas(len(switches), (8.0, 3.8), sharey=True, squeeze=False) as (figure, (panels,)):
+    shared = {"sharey": True, "squeeze": False}
+    with canvas(1, len(switches), (8.0, 3.8), title, **shared) as (figure, (panels,)):
         for (axes, mixup), (at, loss) in itertools.product(
             zip(panels, switches, strict=True), enumerate(losses)
         ):
@@ -257,10 +255,7 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
         looks = {f"student {_code(loss)}": {"color": PALETTE[at]} for at, loss in enumerate(losses)}
         looks |= {f"teacher {_code(name)}" if name != "none" else "no KD":
                   {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}  # fmt: skip
-        handles = [Line2D([], [], label=name, **{"marker": "_", "ls": "", "mew": 2, **look})
-                   for name, look in looks.items()]  # fmt: skip
-        figure.legend(handles=handles, loc="outside right center", fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+        legend(figure, looks, 1, "outside right center", marker="_", mew=2)
     return figure
 
 
@@ -303,7 +298,7 @@ def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Fi
     if not lines:
         raise ValueError(f"rows: none of the {len(rows)} has a history to draw")
     table = pd.DataFrame(lines)
-    with canvas(columns=2, size=(8.0, 3.4)) as (figure, panels):
+    with canvas(1, 2, (8.0, 3.4), title) as (figure, panels):
         for axes, y in zip(panels, ("validation accuracy, %", "training loss"), strict=True):
             sns.lineplot(
                 table, x="epoch", y=y, hue=heads[hue], style=heads[style], errorbar=("pi", 100),
@@ -312,6 +307,5 @@ def learning_curves(rows: Sequence[Row], hue: str, style: str, title: str) -> Fi
             )  # fmt: skip
         handles = panels[1].get_legend_handles_labels()
         panels[1].get_legend().remove()
-        figure.legend(*handles, loc="outside right center", fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+        figure.legend(*handles, loc="outside right center")
     return figure

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas
+from kdlib.plots.canvas import BLUE, GREY, LABEL, ORANGE, RED, canvas, legend
 
 REVERSED = "does not hold, the reverse does"
 LOOKS = {  # of a verdict
@@ -20,12 +19,21 @@ LOOKS = {  # of a verdict
 NONE = {"color": GREY, "marker": "o", "mfc": "white"}
 AFTER = {"color": "0.35", "marker": "s", "mfc": "white", "ms": 3.6, "lw": 0.8}
 SETTINGS = {"color": "0.8", "lw": 2.2, "solid_capstyle": "butt"}
+MARGIN = {"color": "0.2", "marker": "|", "ms": 9}
 WIDTH = 80  # letters of a label's line
 INCHES = 0.16  # a line of text
 # Whether it went through a mistake: how a published effect is drawn.
 PUBLISHED = {
     wrong: {"marker": "D", "ls": "", "color": colour, "mfc": face, "ms": 4.5}
     for wrong, colour, face in ((False, "0.15", "0.15"), (True, "0.4", "none"))
+}
+OTHERS = {  # of the legend, beside the verdicts
+    "no verdict": NONE,
+    "after a fit on validation": AFTER,
+    "margin": MARGIN,
+    "published (other scale)": PUBLISHED[False],
+    "published, through a mistake": PUBLISHED[True],
+    "lowest to highest setting": {"ls": "-", **SETTINGS},
 }
 SIDES = {-0.02: ("right", "against the claim ◂"), 0.02: ("left", "▸ as claimed")}
 
@@ -41,7 +49,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     than"), published, mistaken (it went through a mistake); each may be NaN.
     """
     places, headings, height = _places(lines)
-    with canvas(1, (11.0, 2.0 + INCHES * height)) as (figure, axes):
+    with canvas(1, 1, (11.0, 2.0 + INCHES * height), title) as (figure, axes):
         for place, line in zip(places, lines.to_dict("records"), strict=True):
             _line(axes, place, line)
         for place, heading in headings.items():
@@ -60,8 +68,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
             axes.annotate(text, (0, 1), (72 * shift, 4), xycoords=("data", "axes fraction"),
                           textcoords="offset points", ha=side, fontsize=LABEL)  # fmt: skip
         axes.set_xlabel("effect in margins of its claim, towards the claim (linear inside ±1)")
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+        legend(figure, LOOKS | OTHERS, 3)
     return figure
 
 
@@ -87,7 +94,7 @@ def _wrapped(label: str) -> str:
 def _line(axes: Axes, place: float, line: dict) -> None:
     look = LOOKS.get(line["verdict"], NONE)
     axes.plot([line["lowest"], line["highest"]], [place, place], zorder=1, **SETTINGS)
-    axes.plot(line["margin"], place, "|", color="0.2", ms=9)
+    axes.plot(line["margin"], place, ls="", **MARGIN)
     half, fitted_half = (np.nan_to_num(line[name]) for name in ("half", "fitted_half"))
     after = place + 0.42
     axes.errorbar(line["fitted"], after, xerr=fitted_half, ls="", zorder=3, **AFTER)
@@ -95,15 +102,3 @@ def _line(axes: Axes, place: float, line: dict) -> None:
     axes.plot(line["published"], place, zorder=5, **PUBLISHED[line["mistaken"]])
     axes.text(1.01, place, line["told"], transform=axes.get_yaxis_transform(), va="center",
               fontsize=LABEL)  # fmt: skip
-
-
-def _legend() -> list[Line2D]:
-    looks = LOOKS | {
-        "no verdict": NONE,
-        "after a fit on validation": AFTER,
-        "margin": {"marker": "|", "color": "0.2", "ms": 9},
-        "published (other scale)": PUBLISHED[False],
-        "published, through a mistake": PUBLISHED[True],
-        "lowest to highest setting": {"ls": "-", "marker": "", **SETTINGS},
-    }
-    return [Line2D([], [], label=name, **{"ls": "", **look}) for name, look in looks.items()]

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from kdlib.metrics import ReliabilityBins
-from kdlib.plots.canvas import BLUE, LABEL, ORANGE, PALETTE, PERFECT, canvas, looks
+from kdlib.plots.canvas import BLUE, LABEL, ORANGE, PALETTE, PERFECT, canvas, legend, looks
 
 FEWEST = 5  # images in a bin that is drawn: fewer are noise
 
@@ -32,7 +31,7 @@ def rank_stability(table: pd.DataFrame, title: str, shown: int = 15) -> Figure:
         axes.set_yticks(heights, part["cell"], fontsize=LABEL)
         axes.set(xlim=(0, 102), xlabel="among the top 5 by Harmonic, % of draws", title=title)
         axes.grid(visible=False, axis="y")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=LABEL)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -51,7 +50,8 @@ def reliability(panels: Bins, title: str) -> Figure:
     if isinstance(next(iter(panels.values())), ReliabilityBins):
         panels = {"": panels}
     size = 8.0, 1.3 + 6.6 / len(panels)  # panels are square
-    with canvas(len(panels), size, squeeze=False, sharey=True) as (figure, (found,)):
+    shared = {"squeeze": False, "sharey": True}
+    with canvas(1, len(panels), size, title, **shared) as (figure, (found,)):
         for axes, (name, lines) in zip(found, panels.items(), strict=True):
             axes.plot([0, 1], [0, 1], color="0.4", ls="--", lw=0.8)
             for label, look in looks(list(lines)).items():
@@ -65,7 +65,6 @@ def reliability(panels: Bins, title: str) -> Figure:
             axes.set_title(name, fontsize=8.5)
         found[0].set_ylabel("accuracy")
         _legends(figure, found)
-        figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -73,11 +72,7 @@ def _legends(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend below the panels where they show the same, else one in each."""
     labels = {tuple(axes.get_legend_handles_labels()[1]) for axes in panels}
     if len(labels) == 1 < len(panels):
-        handles = [
-            Line2D([], [], lw=1, ms=5, label=label, **look)
-            for label, look in looks(labels.pop()).items()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=LABEL)
+        legend(figure, looks(labels.pop()), 2, ls="-", lw=1, ms=5)
         return
     for axes in panels:
         if not any(axes.get_legend_handles_labels()[1]):
@@ -96,7 +91,7 @@ def risk_coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: st
             axes.plot(100 * coverage, 100 * risk, dash, color=colour, lw=1.5, label=name)
         axes.set(xlim=(0, 100), ylim=(0, None), title=title)
         axes.set(xlabel="coverage, % of images answered", ylabel="error rate among them, %")
-        axes.legend(fontsize=LABEL, loc="upper left")
+        axes.legend(loc="upper left")
     return figure
 
 
@@ -121,5 +116,5 @@ def batch_ece(table: pd.DataFrame, title: str) -> Figure:
         axes.set(ylabel="ECE, 15 bins", title=title)
         axes.margins(y=0.15)
         axes.grid(visible=False, axis="x")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=LABEL)
+        figure.legend(loc="outside lower center", ncols=3)
     return figure

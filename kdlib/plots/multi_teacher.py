@@ -5,7 +5,6 @@ KL divergence at temperature 4, lower is closer. The curves are means over seeds
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from kdlib.plots.canvas import GREY, LABEL, MARKERS, PALETTE, canvas
+from kdlib.plots.canvas import (
+    GREY,
+    LABEL,
+    PALETTE,
+    STYLE,
+    Looks,
+    canvas,
+    legend,
+    looks,
+    panel_grid,
+)
 from kdlib.quantities import QUANTITIES
 
 Tables = Mapping[str, pd.DataFrame]
 Panel = Callable[[Axes], None]
-Looks = Mapping[str, dict[str, Any]]
+LARGE = STYLE | {"figure.titlesize": 10.8, "legend.fontsize": 9}  # of large figures
 EPOCH = "epoch"
 BLACK, GREYED = {"color": "black", "lw": 1.2}, {"color": GREY, "lw": 1.2, "ls": "--"}
 GENERALISATION = ("acc", "nll")
@@ -37,24 +46,24 @@ def method_panels(
     them. epochs: of one student and method."""
     lines = epochs.groupby("epoch").mean(numeric_only=True)
     lines["gap"], lines["val_acc"] = lines["val_nll"] - lines["label_loss"], 100 * lines["val_acc"]
-    looks = {one: _line(place) | {"ls": "-"} for place, one in enumerate(teachers)}
+    own = {one: _line(place) | {"ls": "-"} for place, one in enumerate(teachers)}
     panels: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "validation accuracy, %": {"val_acc": ("", BLACK)},
         "losses": {"label_loss": ("training, labels", GREYED), "val_nll": ("validation", BLACK)},
         "gap: validation NLL - training loss": {"gap": ("", BLACK)},
-        **{f"KL to {short(one)}": {f"individual_{one}": ("", looks[one])} for one in teachers},
+        **{f"KL to {short(one)}": {f"individual_{one}": ("", own[one])} for one in teachers},
         "KL to the teachers' mean": {
             "centroid_probs": ("of probabilities", BLACK),
             "centroid_logits": ("of logits", GREYED),
         },
         WEIGHTS: {
-            f"weight_{term}_{one}": (kind * (one == teachers[0]), looks[one] | {"ls": dash})
+            f"weight_{term}_{one}": (kind * (one == teachers[0]), own[one] | {"ls": dash})
             for term, kind, dash in (("multi_kd", "on logits", ":"), ("hints", "of hints", "-"))
             for one in teachers
         },
-        "top-1 agreement": {f"agreement_{one}": (short(one), looks[one]) for one in teachers},
+        "top-1 agreement": {f"agreement_{one}": (short(one), own[one]) for one in teachers},
     }  # fmt: skip
-    with grid(len(panels)) as (figure, axes):
+    with panel_grid(len(panels), 2.6, name, LARGE) as (figure, axes):
         for ax, (title, columns) in zip(axes, panels.items(), strict=True):
             for column, (label, look) in columns.items():
                 if column in lines and lines[column].notna().any():
@@ -65,7 +74,6 @@ def method_panels(
                 ax.set_ylim(min(low, 0.8 / len(teachers)), max(high, 1.2 / len(teachers)))
         axes[-1].axhline(chance, color=GREY, ls="--", label="chance")
         axes[-1].legend(fontsize=LABEL)
-        figure.suptitle(name)
     return figure
 
 
@@ -75,7 +83,7 @@ def comparison(
     """The methods of one student side by side, 9 panels and one a teacher: curves over the epochs,
     then the final numbers on test, and in words."""
     table, cells = (tables[one][tables[one]["student"] == student] for one in ("epochs", "cells"))
-    looks = {method: _line(place) for place, method in enumerate(cells["method"])}
+    drawn = {method: _line(place) for place, method in enumerate(cells["method"])}
     means = table.groupby(["method", "epoch"], sort=False).mean(numeric_only=True).reset_index()
     agreement = [f"agreement_{one}" for one in teachers if f"agreement_{one}" in means]
     means["agreement"] = means[agreement].mean(axis=1)
@@ -88,30 +96,28 @@ def comparison(
         _kl("mean_individual"): "mean_individual",
     }
     panels: dict[str, Panel] = {
-        title: lambda ax, column=column: _curves(ax, means, column, looks)
+        title: lambda ax, column=column: _curves(ax, means, column, drawn)
         for title, column in curves.items()
     }
     by_teacher = tables["by_teacher"]
     own = by_teacher[by_teacher["student"] == student]
     panels |= {
-        "last teacher weights (hints, else logits)": lambda ax: _weights(ax, own, looks),
-        f"test accuracy, %{_over(cells['seeds'])}": lambda ax: _bars(ax, cells, looks),
-        "final KL to each teacher, test": lambda ax: _strip(ax, own, looks),
+        "last teacher weights (hints, else logits)": lambda ax: _weights(ax, own, drawn),
+        f"test accuracy, %{_over(cells['seeds'])}": lambda ax: _bars(ax, cells, drawn),
+        "final KL to each teacher, test": lambda ax: _strip(ax, own, drawn),
         f"top-1 agreement (chance: {chance:.2g})": lambda ax: _curves(
-            ax, means, "agreement", looks
+            ax, means, "agreement", drawn
         ),
         "on test": lambda ax: _words(ax, cells),
     }
-    with grid(len(panels)) as (figure, axes):
+    with panel_grid(len(panels), 2.6, name, LARGE) as (figure, axes):
         for ax, (title, draw) in zip(axes, panels.items(), strict=True):
             draw(ax)
             over_epochs = title in curves or title.startswith("top-1 agreement")
             _finish(ax, title, EPOCH if over_epochs else "", legend=False)
             if title in curves and curves[title] != "val_acc":
                 _log(ax)
-        handles = [axes[0].plot([], [], **look)[0] for look in looks.values()]
-        figure.legend(handles, looks, loc="outside lower center", ncols=min(7, len(looks)))
-        figure.suptitle(name)
+        legend(figure, drawn, min(7, len(drawn)))
     return figure
 
 
@@ -121,12 +127,12 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
     a column lambda."""
     shown = ("acc", "nll", "agreement", "centroid_logits", "centroid_probs", "mean_individual")
     smallest = cells.loc[cells["lambda"] > 0, "lambda"].min()
-    looks = {one: _look(place) | {"ls": "-"} for place, one in enumerate(cells["student"].unique())}
-    with canvas(3, (11, 6.4), rows=2) as (figure, axes):
+    drawn = {one: look | {"ls": "-"} for one, look in _hollow(cells["student"]).items()}
+    with canvas(2, 3, (11, 6.4), name, LARGE) as (figure, axes):
         for ax, column in zip(axes.flat, shown, strict=True):
             scale = QUANTITIES[column].scale
             for student, line in cells.groupby("student", sort=False):
-                look, half = looks[student], scale * line[f"{column}_ci95"]
+                look, half = drawn[student], scale * line[f"{column}_ci95"]
                 ax.errorbar(line["lambda"], scale * line[column], half, capsize=2, lw=1, **look)
                 if f"{column}_published" in line:
                     theirs = scale * line[f"{column}_published"]
@@ -139,10 +145,8 @@ def lambda_sweep(cells: pd.DataFrame, name: str) -> Figure:
         known = [
             name for name in cells if name.endswith("_published") and cells[name].notna().any()
         ]
-        looks |= {"published": {"color": "black", "marker": "x", "ls": "none"}} if known else {}
-        handles = [axes[0, 0].plot([], [], **look)[0] for look in looks.values()]
-        figure.legend(handles, looks, loc="outside lower center", ncols=len(looks))
-        figure.suptitle(name)
+        drawn |= {"published": {"color": "black", "marker": "x"}} if known else {}
+        legend(figure, drawn, len(drawn))
     return figure
 
 
@@ -184,18 +188,16 @@ def _over_fidelity(
     of the table; end: of the columns' names."""
     sweep = "lambda" in table
     kind = "student" if sweep else "method"
-    looks = {one: _look(place) for place, one in enumerate(cells[kind].unique())}
-    with canvas(2, (10.5, 8), rows=2) as (figure, axes):
+    drawn = _hollow(cells[kind])
+    with canvas(2, 2, (10.5, 8), name, LARGE) as (figure, axes):
         for row, pool in zip(axes, POOLS, strict=True):
             for ax, y in zip(row, GENERALISATION, strict=True):
                 for one, line in table.groupby(kind, sort=False):
                     columns = f"centroid_{pool}{end}", f"{y}{end}"
-                    _points(ax, line, *columns, QUANTITIES[y].scale, looks[one], joined=sweep)
-        shown = {one: looks[one] for one in table[kind].unique()}
+                    _points(ax, line, *columns, QUANTITIES[y].scale, drawn[one], joined=sweep)
+        shown = {one: drawn[one] for one in table[kind].unique()}
         shown |= {ENSEMBLE: STAR} if not end else {}
-        handles = [axes[0, 0].plot([], [], **look)[0] for look in shown.values()]
-        figure.legend(handles, shown, loc="outside lower center", ncols=min(8, len(shown)))
-        figure.suptitle(name)
+        legend(figure, shown, min(8, len(shown)))
         yield axes
 
 
@@ -205,10 +207,10 @@ def _line(place: int) -> dict[str, Any]:
     return {"color": PALETTE[place % len(PALETTE)], "ls": dashes, "lw": 1.2}
 
 
-def _look(place: int) -> dict[str, Any]:
-    """Another colour and another shape each, hollow, so that points which coincide both show."""
-    look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
-    return look | {"mfc": "none", "ms": 6, "ls": "none"}
+def _hollow(names: pd.Series) -> Looks:
+    """The looks of the names, hollow, so that points which coincide both show."""
+    hollow = {"mfc": "none", "ms": 6, "ls": "none"}
+    return {name: look | hollow for name, look in looks(names.unique()).items()}
 
 
 def _points(
@@ -221,17 +223,6 @@ def _points(
         text, at = f"{cells['lambda'].iloc[end]:g}", (cells[x].iloc[end], heights.iloc[end])
         own = {"fontsize": LABEL, "color": look["color"]}
         ax.annotate(text, at, (4, 3), textcoords="offset points", **own)
-
-
-@contextlib.contextmanager
-def grid(panels: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with so many axes, three a row up to nine, else four; spare places are blank."""
-    columns = 3 if panels <= 9 else 4
-    rows = math.ceil(panels / columns)
-    with canvas(columns, (3.4 * columns, 2.6 * rows), rows=rows) as (figure, axes):
-        for spare in axes.flat[panels:]:
-            spare.set_visible(False)
-        yield figure, list(axes.flat[:panels])
 
 
 def short(teacher: str) -> str:

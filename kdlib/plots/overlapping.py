@@ -104,7 +104,7 @@ def learning_curves(table: pd.DataFrame, title: str) -> Figure:
     table = table.assign(val_acc=100 * table["val_acc"])
     groups = list(table.groupby("cell", sort=False))
     most = table["seed"].nunique()
-    with canvas(2, (8.8, 3.9)) as (figure, panels):
+    with canvas(1, 2, (8.8, 3.9), title) as (figure, panels):
         for axes, (column, label) in zip(panels, axis.items(), strict=True):
             for (cell, part), colour in zip(groups, itertools.cycle(PALETTE), strict=False):
                 means = part.groupby("epoch")[column].mean()
@@ -115,8 +115,7 @@ def learning_curves(table: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = panels[1].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+        figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -126,7 +125,7 @@ def samples(shown: Sequence[Mapping[str, Any]], title: str) -> Figure:
     shown: of `kdlib.report.overlapping.samples`; images (H, W, C) uint8 as they are in the set.
     """
     columns = (len(shown) + 1) // 2
-    with canvas(columns, (1.75 * columns, 4.9), 2, squeeze=False) as (figure, panels):
+    with canvas(2, columns, (1.75 * columns, 4.9), title, squeeze=False) as (figure, panels):
         for axes in panels.flat:
             axes.axis("off")
         for axes, one in zip(panels.flat, shown, strict=False):
@@ -138,5 +137,4 @@ def samples(shown: Sequence[Mapping[str, Any]], title: str) -> Figure:
                 f"predicted: {one['predicted']} {'✓' if right else '✗'}"
             )
             axes.set_title(text, fontsize=LABEL, color="green" if right else RED)
-        figure.suptitle(title, fontsize=10)
     return figure

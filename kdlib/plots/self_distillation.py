@@ -3,7 +3,6 @@
 A filled marker is a mean over seeds with its 95 % t interval, a hollow one a single seed.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,19 +10,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kdlib.evaluate import ENSEMBLE
-from kdlib.plots.canvas import BLUE, GREY, LABEL, RED, canvas, looks
+from kdlib.plots.canvas import (
+    BLUE,
+    GREY,
+    LABEL,
+    RED,
+    STYLE,
+    Looks,
+    canvas,
+    legend,
+    looks,
+    panel_grid,
+)
 from kdlib.quantities import QUANTITIES
 from kdlib.train import FINAL
 
 EFFECTS = ("top1_error", "nll", "ece", "ece_after")
 HEADS = ("acc", "ece")
 PLAIN = {"color": "0.4", "ls": "--", "lw": 0.8}
-COLUMNS = 3  # panels in a row, at most
-Looks = Mapping[str, dict[str, Any]]
+SIZE = 5.5  # of a marker, in points
+FRAMELESS = STYLE | {"legend.frameon": False}
 
 
 def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) -> Figure:
@@ -33,11 +42,8 @@ def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) ->
     bars, top1_error_ci95. methods: all there are, so that each looks the same in every figure.
     """
     models, drawn = list(table["model"].unique()), _looks(methods, table["method"])
-    columns = min(COLUMNS, len(models))
-    rows = math.ceil(len(models) / columns)
-    size = (max(6.4, 3.4 * columns), 0.9 + 3.1 * rows)
-    with canvas(columns, size, rows=rows, squeeze=False) as (figure, panels):
-        for axes, model in zip(panels.flat, models, strict=False):
+    with panel_grid(len(models), 3.1, title, FRAMELESS, margin=0.9) as (figure, panels):
+        for axes, model in zip(panels, models, strict=True):
             part = table[table["model"] == model]
             for line in part.to_dict("records"):
                 at = line["seconds_an_epoch"], 100 * line["top1_error"]
@@ -45,10 +51,7 @@ def error_vs_seconds(table: pd.DataFrame, methods: Sequence[str], title: str) ->
             axes.set(ylabel="top-1 error, %", title=model if len(models) > 1 else "")
             axes.set_xlabel(f"{part['clock'].iloc[0]} seconds an epoch")
             axes.margins(x=0.1, y=0.15)
-        for axes in panels.flat[len(models) :]:
-            axes.set_visible(False)
-        _legend(figure, drawn | _alone(table["top1_error_ci95"]))
-        figure.suptitle(title, fontsize=10)
+        legend(figure, drawn | _alone(table["top1_error_ci95"]), 4, ms=SIZE)
     return figure
 
 
@@ -61,7 +64,7 @@ def factor_effects(table: pd.DataFrame, title: str) -> Figure:
     found: dict[str, Any] = {}
     heights = np.arange(len(table))[::-1]
     size = (9.0, 1.4 + 0.26 * len(table))
-    with canvas(len(EFFECTS), size, sharey=True) as (figure, panels):
+    with canvas(1, len(EFFECTS), size, title, FRAMELESS, sharey=True) as (figure, panels):
         for axes, metric in zip(panels, EFFECTS, strict=True):
             written = QUANTITIES[metric]
             values, halves = (
@@ -77,8 +80,7 @@ def factor_effects(table: pd.DataFrame, title: str) -> Figure:
             axes.margins(x=0.08, y=0.6 / (len(table) + 1))
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.tick_params(axis="x", labelsize=LABEL)
-        _legend(figure, {name: found[name] for name in VERDICTS if name in found})
-        figure.suptitle(title, fontsize=10)
+        legend(figure, {name: found[name] for name in VERDICTS if name in found}, 4, ms=SIZE)
     return figure
 
 
@@ -94,7 +96,7 @@ def by_head(
     drawn, last = _looks(methods, table["method"]), [FINAL, ENSEMBLE]
     order = [*sorted(set(table["head"]) - set(last)), *last]
     shifts = np.linspace(-0.18, 0.18, len(drawn)) if len(drawn) > 1 else [0.0]
-    with canvas(len(HEADS), (8.0, 3.7)) as (figure, panels):
+    with canvas(1, len(HEADS), (8.0, 3.7), title, FRAMELESS) as (figure, panels):
         for axes, metric in zip(panels, HEADS, strict=True):
             scale = QUANTITIES[metric].scale
             for shift, (method, look) in zip(shifts, drawn.items(), strict=True):
@@ -111,8 +113,8 @@ def by_head(
             axes.set_ylabel(QUANTITIES[metric].axis)
             axes.grid(visible=False, axis="x")
         dashed = {"plain network": PLAIN} if plain else {}
-        _legend(figure, drawn | dashed | _alone(table[[f"{metric}_ci95" for metric in HEADS]]))
-        figure.suptitle(title, fontsize=10)
+        alone = _alone(table[[f"{metric}_ci95" for metric in HEADS]])
+        legend(figure, drawn | dashed | alone, 4, ms=SIZE)
     return figure
 
 
@@ -148,13 +150,4 @@ def _point(axes: Axes, x: float, y: float, look: Mapping[str, Any], **half: floa
     ((_, width),) = half.items()
     hollow = {"mfc": "white"} if np.isnan(width) else {}
     bars = {name: np.nan_to_num(value) for name, value in half.items()}
-    axes.errorbar(x, y, ls="none", capsize=2, ms=5.5, elinewidth=1.1, **{**look, **hollow}, **bars)
-
-
-def _legend(figure: Figure, looks: Looks, columns: int = 4) -> None:
-    handles = [
-        Line2D([], [], label=name, **{"ls": "none", "ms": 5.5, **look})
-        for name, look in looks.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LABEL,
-                  frameon=False)  # fmt: skip
+    axes.errorbar(x, y, ls="none", capsize=2, ms=SIZE, elinewidth=1.1, **{**look, **hollow}, **bars)

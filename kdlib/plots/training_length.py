@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdlib.plots.canvas import LABEL, canvas, looks
+from kdlib.plots.canvas import canvas, looks
 from kdlib.quantities import QUANTITIES
 
 METRICS = ("acc", "ece")
@@ -22,7 +22,7 @@ def lengths(
     acc_effect, ece_effect; margins: metric -> half of the band.
     """
     styles = looks(list(students["cell"].unique()))
-    with canvas(2, (11.0, 8.5), 2, sharex=True, squeeze=False) as (figure, grid):
+    with canvas(2, 2, (11.0, 8.5), title, sharex=True) as (figure, grid):
         for metric, above, below in zip(METRICS, *grid, strict=True):
             written = QUANTITIES[metric]
             scale = written.scale
@@ -41,8 +41,7 @@ def lengths(
             below.set_xticks(shown, [str(length) for length in shown])
             below.minorticks_off()
         for axes in grid[:, 1]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=LABEL)
-        figure.suptitle(title, fontsize=10)
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 
 
