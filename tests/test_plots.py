@@ -230,8 +230,23 @@ def test_only_a_clear_effect_has_a_colour():
     ):
         drawn = [tuple(bars.get_color()[0][:3]) for bars in axes.collections]
         assert drawn == [tuple(colour) for colour in wanted]
-    ticks = plots.effects(table, "title").axes[0].get_yticklabels()
+    figure = plots.effects(table, "title")
+    assert figure.get_suptitle() == "title\nblue: better, red-orange: worse, grey: unclear"
+    alone = plots.effects(table.iloc[2:], "title")  # of one seed: its sign
+    assert alone.get_suptitle() == "title\nblue: better, red-orange: worse"
+    ticks = figure.axes[0].get_yticklabels()
     assert [tick.get_text() for tick in ticks] == [f"KD method: {one} - no KD" for one in "ABC"]
+
+
+def test_a_long_title_of_effects_lies_inside_the_figure():
+    params = params_of(FULL, data="cifar10", imbalance_factor=100, seeds=[0, 1])
+    summary = report.Study.of(fake_rows(params), params).summary
+    figure = plots.effects(summary, f"Paired effects, {report.title(params)}")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    box = figure._suptitle.get_window_extent(renderer)
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
 
 
 def test_published_cells_are_crosses_in_the_first_panel():

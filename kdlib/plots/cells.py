@@ -196,7 +196,7 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
     """The paired effect of each level on accuracy and ECE, with 95 % intervals where there are any.
 
     summary: of `kdlib.report.summary`. The dashed line is no effect; an effect whose interval
-    holds 0 is grey.
+    holds 0 is grey. One without an interval, as of a single seed, has the colour of its sign.
     """
     part = summary[summary["pairs"] > 0]
     heights = np.arange(len(part))[::-1]
@@ -205,8 +205,8 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
         for line in part.to_dict("records")
     ]
     unclear = ", grey: unclear" * bool(part["acc_effect_ci95"].notna().any())
-    title = f"{title} (blue: better, orange: worse{unclear})"
-    with canvas(1, 2, (8.0, 0.9 + 0.26 * len(part)), title, sharey=True) as (figure, panels):
+    title = f"{title}\nblue: better, red-orange: worse{unclear}"
+    with canvas(1, 2, (8.0, 1.1 + 0.26 * len(part)), title, sharey=True) as (figure, panels):
         for axes, metric in zip(panels, ("acc", "ece"), strict=True):
             written = QUANTITIES[metric]
             scale, sign = written.scale, written.better
