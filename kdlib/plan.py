@@ -109,7 +109,7 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
             raise LookupError(f"{path}: no notebook of that name, {hint}")
         study = STUDIES[path.stem]
         model = study.facts["params"]
-        known |= set(model.model_fields) - {"profile"}  # that is the folder's name
+        known |= set(model.model_fields) - {"profile", "changes"}  # which are told below
         own = {key: value for key, value in changes.items() if _root(key) in model.model_fields}
         for params in load_settings(path).values():
             values = params.model_dump()
@@ -117,7 +117,8 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
                 values = _replaced(values, key.split("."), value)
             params = validate(model, values, f"{path} with changes")
             if "profile" in model.model_fields:  # whose rows are judged, wherever they are kept
-                params = params.model_copy(update={"profile": path.parent.name})
+                told = {"profile": path.parent.name, "changes": changes}
+                params = params.model_copy(update=told)
             parts.append(Part(path.stem, params, tuple(study.build(params))))
     for key in {_root(key) for key in changes} - known:
         raise ValueError(f"changes: unknown key {key!r}, {suggest(key, known)}")

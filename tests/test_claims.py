@@ -576,6 +576,45 @@ def test_verdicts_adjust_over_all_claims_of_a_study(claims):
 DIGITS5 = ROOT / "results" / "digits5"
 
 
+def test_rows_that_no_params_ask_for_judge_nothing(caplog):
+    """After a changed key its earlier rows lie beside the new ones."""
+    whole = plan.plan("digits5")
+    found = pairing.entries({"digits5": DIGITS5})
+    assert {one.row["id"] for one in found} == {run.id for run in whole.runs}
+    assert not caplog.records
+    fewer = {"digits5": {"seeds": [0, 1]}}
+    kept = pairing.entries({"digits5": DIGITS5}, fewer)
+    asked = plan.plan("digits5", **fewer["digits5"])
+    assert {one.row["id"] for one in kept} == {run.id for run in asked.runs}
+    assert f"{len(found) - len(kept)} rows are left out, params/digits5" in caplog.text
+    unknown = pairing.entries({"elsewhere": DIGITS5})  # no params: nothing says what is asked for
+    assert len(unknown) == len(found)
+
+
+def test_a_batch_tells_the_claims_what_was_changed():
+    (part,) = plan.plan("digits", None, ["07"], seeds=[3]).parts
+    assert (part.params.profile, part.params.changes) == ("digits", {"seeds": [3]})
+
+
+def test_runs_trained_otherwise_are_no_pair():
+    rows = grid_rows(0.03, 0.005)
+    claim, _ = one_claim()
+    assert pairing.pairs(entries(rows), claim.judged_by)
+    for key, value in {"augment": {"crop": 2}, "val_fraction": 0.3}.items():
+        other = [
+            {
+                **one,
+                "run": one["run"] | {key: value}
+                if one["labels"]["kd_method"] == "kd"
+                else one["run"],
+            }
+            for one in rows
+        ]
+        assert not pairing.pairs(entries(other), claim.judged_by)
+    moved = [{**one, "folder": f"{one['folder']}/{one['labels']['kd_method']}"} for one in rows]
+    assert not pairing.pairs(entries(moved), claim.judged_by)
+
+
 def test_effects_agree_with_the_report_of_the_study(claims):
     """The same rows through the paired effects of `kdlib.report.summary`."""
     found = pairing.entries({"digits5": DIGITS5})

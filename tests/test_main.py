@@ -275,14 +275,21 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     table = made.out_dir / "03_calibration_study" / "cells.csv"
     assert main(["evaluate", "mine", "--out", str(made.out_dir), "--set", "seeds=7"]) == 2
     assert "none of the 0 is a student of these params" in capsys.readouterr().err
+    assert main(["verify", str(made.out_dir)]) == 0
+    assert "tables not checked: results is no profile" in capsys.readouterr().out
+    other = ["--profile", "mine", "--set", "seeds=[0,7]"]
+    assert main(["verify", str(made.out_dir), *other]) == 1  # the tables are of seed 0 alone
+    capsys.readouterr()
     moved = made.out_dir.rename(tmp_path / "mine")  # by its profile's name, tables are checked too
     table = moved / table.relative_to(made.out_dir)
     assert main(["verify", str(moved)]) == 0
+    assert "not checked" not in capsys.readouterr().out
     table.write_text(table.read_text().replace("0.", "1.", 1))
     assert main(["verify", str(moved)]) == 1
     assert f"{table} is not what the rows give" in capsys.readouterr().out
-    moved.rename(made.out_dir)
-    path = next((made.out_dir / "02_students" / "rows").iterdir())
+    assert main(["verify", str(moved), "--set", "lr=0.5"]) == 1
+    assert "2 rows of runs that params/mine does not ask for" in capsys.readouterr().out
+    path = next((moved / "02_students" / "rows").iterdir())
     path.write_text(path.read_text().replace("acc", "axx", 1))
-    assert main(["verify", str(made.out_dir)]) == 1
+    assert main(["verify", str(moved)]) == 1
     assert path.name in capsys.readouterr().out

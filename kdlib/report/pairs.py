@@ -3,16 +3,19 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from kdlib import plan
 from kdlib.config import fingerprint
 from kdlib.report.literature import FOLDER
 from kdlib.report.tables import over_seeds
+from kdlib.report.text import listed
 from kdlib.store import Row, outdated, read_row
 from kdlib.studies.published_claims import Comparison
 
@@ -58,11 +61,16 @@ def with_rows(results: Path) -> list[Path]:
     return [path for path in sorted(results.glob("*/")) if any(path.glob("[0-9]*/**/rows"))]
 
 
-def entries(folders: Mapping[str, Path]) -> list[Entry]:
-    """Every run stored under the folders of these profiles, once; rows of parts that have another
-    version today are left out, and the log says so.
+def entries(
+    folders: Mapping[str, Path], changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> list[Entry]:
+    """Every run stored under the folders of these profiles, once. Rows of parts that have another
+    version today are left out, and those of runs that the profile's params do not ask for, as
+    earlier params did; the log says so.
 
-    DamagedError that names the file where a row is not what was written.
+    changes: profile -> the keys that its params are changed by, as in `kdlib.plan.plan`. A profile
+    without params has all its rows read. DamagedError that names the file where a row is not what
+    was written.
     """
     found = []
     for profile, folder in folders.items():
@@ -73,7 +81,10 @@ def entries(folders: Mapping[str, Path]) -> list[Entry]:
             changed = ", ".join(sorted({part for parts in old.values() for part in parts}))
             log.warning("%s: %d rows are left out, other versions made them of: %s", profile,
                         len(old), changed)  # fmt: skip
-        rows = {name: row for name, row in rows.items() if name not in old}
+        if strays := unplanned(rows, profile, changes.get(profile, {})):
+            log.warning("%s: %d rows are left out, params/%s asks for no such runs: %s", folder,
+                        len(strays), profile, listed(strays, 3))  # fmt: skip
+        rows = {name: row for name, row in rows.items() if name not in {*old, *strays}}
         models = {name: row["run"]["model"] for name, row in rows.items()}
         for row in rows.values():
             teachers = (models.get(teacher, "?") for teacher in row["run"]["teachers"])
@@ -81,18 +92,31 @@ def entries(folders: Mapping[str, Path]) -> list[Entry]:
     return found
 
 
+def unplanned(ids: Iterable[str], profile: str, changes: Mapping[str, Any]) -> list[str]:
+    """Those ids of runs that the params of a profile do not ask for, none where it has no params:
+    a row that an earlier value of a key left behind is in no table, so in no verdict either."""
+    if not (plan.ROOT / "params" / profile).is_dir():
+        return []
+    asked = {run.id for run in plan.plan(profile, **changes).runs}
+    return [name for name in ids if name not in asked]
+
+
 def facts(row: Row, profile: str) -> dict[str, Any]:
-    """The labels of a run, and `SCALE`, `seed` and `notebook`; what does not apply is left out.
+    """The labels of a run, and `SCALE`, `seed`, `notebook` and `setting`; what does not apply is
+    left out.
 
     classes: how many of the set's it has, where not all; teachers: how many, where several; recipe:
-    a hash of how it was trained.
+    a hash of how it was trained, on which share of the data and with which augmentation.
     """
     run = row["run"]
     recipe, teachers = run["recipe"], run["teachers"]
+    notebook, _, setting = row["folder"].partition("/")
+    trained = [recipe, run.get("augment"), run.get("val_fraction")]
     found = {
         "profile": profile,
-        "notebook": row["folder"].split("/")[0],
-        "recipe": recipe and fingerprint(recipe)[:8],
+        "notebook": notebook,
+        "setting": setting or None,
+        "recipe": recipe and fingerprint(trained)[:8],
         "epochs": recipe and recipe["epochs"],
         "classes": run.get("classes") and len(run["classes"]),
         "teachers": len(teachers) if len(teachers) > 1 else None,

@@ -93,8 +93,8 @@ def over_seeds(values: pd.Series) -> tuple[float, float, int]:
     (2.0, 2.484, 3)
     """
     n = int(values.count())
-    std = values.std() if np.isfinite(values.dropna()).all() else np.nan
-    return float(values.mean()), float(_half_width(std, n)), n
+    with np.errstate(invalid="ignore"):
+        return float(values.mean()), float(_half_width(values.std(), n)), n
 
 
 def _half_width(std: Any, n: Any) -> Any:
@@ -110,7 +110,8 @@ def means(
     `over_seeds`. table: one line a group and seed."""
     groups = table.groupby(list(by), sort=False, observed=True)[list(names)]
     # Summed as in `over_seeds`: a groupby's own mean adds in another way, which moves last digits.
-    n, mean = groups.count(), groups.agg(lambda column: column.mean())
+    with np.errstate(invalid="ignore"):  # infinite values, an NLL's: see `over_seeds`
+        n, mean = groups.count(), groups.agg(lambda column: column.mean())
     half = _half_width(groups.std(), n)
     columns = {"seeds": n[names[0]]}
     for name in names:

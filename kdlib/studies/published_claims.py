@@ -158,12 +158,15 @@ class Claims(Strict):
 
 
 class PublishedClaims(StudyParams):
-    """The params of 07_published_claims. claims: a file, empty for the repository's own; profile:
-    the one whose rows `out_dir` holds, empty where that is its name; results: folders of profiles
-    to read beside it, empty for all that the repository has."""
+    """The params of 07_published_claims. claims: a file, empty for the repository's own; results:
+    folders of profiles to read beside `out_dir`, empty for all that the repository has.
+
+    profile: the one whose rows `out_dir` holds, empty where that is its name; changes: the keys
+    that its params are changed by; a batch says both."""
 
     claims: str = ""
     profile: str = ""
+    changes: dict[str, Any] = Field(default_factory=dict)
     results: tuple[str, ...] = ()
 
 
