@@ -249,6 +249,21 @@ def test_a_long_title_of_effects_lies_inside_the_figure():
     assert box.x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize(
+    "names", [["kd"], [f"a method of name {i}" for i in range(14)], ["x" * 200]]
+)
+def test_a_legend_has_as_many_columns_as_fit(names):
+    with plots.canvas.canvas(size=(6, 3)) as (figure, _):
+        plots.canvas.legend(figure, plots.canvas.looks(names), 8)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (made,) = figure.legends
+    box, columns = made.get_window_extent(renderer), made._ncols
+    assert [text.get_text() for text in made.get_texts()] == names
+    assert (figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1) or columns == 1
+    assert columns == 1 or (columns + 1) * box.width / columns > figure.bbox.width
+
+
 def test_published_cells_are_crosses_in_the_first_panel():
     params = params_of(FULL, data="cifar10", imbalance_factor=100)
     study = report.Study.of(fake_rows(params), params)

@@ -102,11 +102,16 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def legend(
     figure: Figure, looks: Looks, columns: int, loc: str = "outside lower center", **base: Any
 ) -> None:
-    """Name each look beside the axes. base: what a look does not say itself; no line by default."""
+    """Name each look beside the axes, in as many columns as fit, at most `columns`. base: what a
+    look does not say itself; no line by default."""
     handles = [
         Line2D([], [], label=name, **{"ls": "none", **base, **look}) for name, look in looks.items()
     ]
-    figure.legend(handles=handles, loc=loc, ncols=columns)
+    for ncols in range(min(columns, len(handles)), 0, -1):
+        made = figure.legend(handles=handles, loc=loc, ncols=ncols)
+        if made.get_window_extent().width <= figure.bbox.width or ncols == 1:
+            return
+        made.remove()
 
 
 def spread(positions: ArrayLike, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:

@@ -117,7 +117,7 @@ def comparison(
             _finish(ax, title, EPOCH if over_epochs else "", legend=False)
             if title in curves and curves[title] != "val_acc":
                 _log(ax)
-        legend(figure, drawn, min(7, len(drawn)))
+        legend(figure, drawn, 7)
     return figure
 
 
@@ -197,7 +197,7 @@ def _over_fidelity(
                     _points(ax, line, *columns, QUANTITIES[y].scale, drawn[one], joined=sweep)
         shown = {one: drawn[one] for one in table[kind].unique()}
         shown |= {ENSEMBLE: STAR} if not end else {}
-        legend(figure, shown, min(8, len(shown)))
+        legend(figure, shown, 8)
         yield axes
 
 
