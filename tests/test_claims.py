@@ -596,23 +596,31 @@ def test_a_batch_tells_the_claims_what_was_changed():
     assert (part.params.profile, part.params.changes) == ("digits", {"seeds": [3]})
 
 
+def test_a_scale_says_how_few_images_train():
+    rows = [
+        {**one, "run": one["run"] | {"val_fraction": 0.9}, "data": {"class_counts": [300, 200]}}
+        for one in grid_rows(0.03, 0.005)
+    ]
+    claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert line["scale"] == "cifar10 IF 100, 500 images, resnet20 -> resnet8, 40 epochs"
+
+
 def test_runs_trained_otherwise_are_no_pair():
     rows = grid_rows(0.03, 0.005)
     claim, _ = one_claim()
     assert pairing.pairs(entries(rows), claim.judged_by)
-    for key, value in {"augment": {"crop": 2}, "val_fraction": 0.3}.items():
-        other = [
-            {
-                **one,
-                "run": one["run"] | {key: value}
-                if one["labels"]["kd_method"] == "kd"
-                else one["run"],
-            }
-            for one in rows
-        ]
-        assert not pairing.pairs(entries(other), claim.judged_by)
-    moved = [{**one, "folder": f"{one['folder']}/{one['labels']['kd_method']}"} for one in rows]
-    assert not pairing.pairs(entries(moved), claim.judged_by)
+    kd = [one for one in rows if one["labels"]["kd_method"] == "kd"]
+    crd = [one for one in rows if one not in kd]
+    for changed in (
+        [{**one, "run": one["run"] | {"augment": {"crop": 2}}} for one in kd],
+        [
+            {**one, "run": one["run"] | {"val_fraction": 0.3}, "data": {"class_counts": [1]}}
+            for one in kd
+        ],
+        [{**one, "folder": f"{one['folder']}/another"} for one in kd],
+    ):
+        assert not pairing.pairs(entries([*changed, *crd]), claim.judged_by)
 
 
 def test_effects_agree_with_the_report_of_the_study(claims):

@@ -269,6 +269,7 @@ def _weights(ax: Axes, own: pd.DataFrame, looks: Looks) -> None:
         if weights is not None:
             _beside(ax, weights, method, looks)
     ax.axhline(1 / own["teacher"].nunique(), color=GREY, ls="--")
+    ax.set_ylim(-0.05, 1.05)  # or what rounding left of equal weights would fill the panel
     _name_teachers(ax, own)
 
 

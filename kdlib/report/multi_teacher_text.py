@@ -117,9 +117,10 @@ def _methods(effects: pd.DataFrame) -> list[str]:
         lines.append(
             f"{student}: against no teachers, accuracy "
             f"{_ends(part, own, 'acc', 'ACC effect, points')} points; of {len(part)} methods "
-            f"{to_mean.sum()} come {clearly}closer to the centroid of the teachers' logits and "
-            f"{to_each.sum()} to the teachers one by one (mean individual KL), {better.sum()} are "
-            f"{clearly}more accurate, {(better & (to_mean | to_each)).sum()} of them closer, too"
+            f"{to_mean.sum()} come{'s' * (to_mean.sum() == 1)} {clearly}closer to the centroid of "
+            f"the teachers' logits and {to_each.sum()} to the teachers one by one (mean individual "
+            f"KL), {better.sum()} {'is' if better.sum() == 1 else 'are'} {clearly}more accurate, "
+            f"{(better & (to_mean | to_each)).sum()} of them closer, too"
         )
         if part["ece_after_effect"].notna().all():
             lines.append(

@@ -24,8 +24,8 @@ DIGITS = "digits"
 RESULTS = FOLDER.parent
 SETTING = ["setting", "effect", "effect_ci95", "seeds"]
 # Facts that say what a difference was measured on; `seed` and `profile` pair, too.
-SCALE = ("profile", "data", "imbalance_factor", "image_size", "classes", "model", "teachers",
-         "recipe", "epochs", "precision")  # fmt: skip
+SCALE = ("profile", "data", "imbalance_factor", "image_size", "classes", "images", "model",
+         "teachers", "recipe", "epochs", "precision")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +105,9 @@ def facts(row: Row, profile: str) -> dict[str, Any]:
     """The labels of a run, and `SCALE`, `seed`, `notebook` and `setting`; what does not apply is
     left out.
 
-    classes: how many of the set's it has, where not all; teachers: how many, where several; recipe:
-    a hash of how it was trained, on which share of the data and with which augmentation.
+    classes: how many of the set's it has, where not all; images: how many train it, where the
+    params say what share validates; teachers: how many, where several; recipe: a hash of how it was
+    trained, on which share of the data and with which augmentation.
     """
     run = row["run"]
     recipe, teachers = run["recipe"], run["teachers"]
@@ -119,6 +120,7 @@ def facts(row: Row, profile: str) -> dict[str, Any]:
         "recipe": recipe and fingerprint(trained)[:8],
         "epochs": recipe and recipe["epochs"],
         "classes": run.get("classes") and len(run["classes"]),
+        "images": run.get("val_fraction") and sum(row["data"]["class_counts"]),
         "teachers": len(teachers) if len(teachers) > 1 else None,
         **{key: run[key] for key in ("data", "imbalance_factor", "image_size", "model")},
         **{key: run[key] for key in ("precision", "seed")},
@@ -180,6 +182,7 @@ def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
     what = told["data"]
     what += f" IF {told['imbalance_factor']:g}" if "imbalance_factor" in told else ""
     what += f", {told['classes']} classes" if "classes" in told else ""
+    what += f", {told['images']} images" if "images" in told else ""
     if len(teachers) > 2:
         teachers = [f"{told.get('teachers', len(teachers))} teachers"]
     who = f"{' + '.join(teachers)} -> {told['model']}" if teachers else told["model"]
