@@ -114,13 +114,14 @@ def _methods(effects: pd.DataFrame) -> list[str]:
         own = shown.loc[part.index].set_axis(part["method"])
         clearly, better = _clearly(part), _beyond(part, "acc", 1)
         to_mean, to_each = (_beyond(part, of, -1) for of in ("centroid_logits", "mean_individual"))
+        comes = f"{to_mean.sum()} come{'s' if to_mean.sum() == 1 else ''}"
+        are = f"{better.sum()} {'is' if better.sum() == 1 else 'are'}"
         lines.append(
             f"{student}: against no teachers, accuracy "
             f"{_ends(part, own, 'acc', 'ACC effect, points')} points; of {len(part)} methods "
-            f"{to_mean.sum()} come{'s' * (to_mean.sum() == 1)} {clearly}closer to the centroid of "
-            f"the teachers' logits and {to_each.sum()} to the teachers one by one (mean individual "
-            f"KL), {better.sum()} {'is' if better.sum() == 1 else 'are'} {clearly}more accurate, "
-            f"{(better & (to_mean | to_each)).sum()} of them closer, too"
+            f"{comes} {clearly}closer to the centroid of the teachers' logits and {to_each.sum()} "
+            f"to the teachers one by one (mean individual KL), {are} {clearly}more "
+            f"accurate, {(better & (to_mean | to_each)).sum()} of them closer, too"
         )
         if part["ece_after_effect"].notna().all():
             lines.append(
