@@ -75,9 +75,24 @@ def run(
         foresee=foresee if dry_run else None, conclude=functools.partial(_draw, whole),
     )  # fmt: skip
     if not dry_run:
+        if not notebooks:
+            _drop_sections(whole)
         for line in closing_words(whole, seen):
             print(line, file=sys.stderr)
     return code
+
+
+def _drop_sections(whole: Plan) -> None:
+    """Take sections of settings that the profile no longer has off the page."""
+    has = {part.key for part in whole.parts}
+    found = [path.parent for path in whole.out_dir.glob("[0-9]*/**/summary.txt")]
+    there = [folder.relative_to(whole.out_dir).as_posix() for folder in found]
+    if gone := [key for key in there if key not in has]:
+        from kdlib.report import compose  # seconds, and seldom needed
+
+        compose.drop(whole.out_dir, gone)
+        print(f"off the page, of no setting of params/{whole.profile}: {', '.join(gone)}",
+              file=sys.stderr)  # fmt: skip
 
 
 def _draw(whole: Plan, names: Collection[str]) -> None:
@@ -85,7 +100,7 @@ def _draw(whole: Plan, names: Collection[str]) -> None:
     incomplete. Their jobs lose their markers: once the rows are there they run."""
     from kdlib import report  # seconds, and seldom needed
 
-    parts = {"/".join(filter(None, (part.stem, part.params.setting))): part for part in whole.parts}
+    parts = {part.key: part for part in whole.parts}
     rows = stored_rows(whole)
     for name in names:
         stem, params, _ = parts[name]

@@ -42,6 +42,11 @@ class Part(NamedTuple):
     params: StudyParams
     runs: tuple[Run, ...]
 
+    @property
+    def key(self) -> str:
+        """The folder of its section: "02_students/verdicts"."""
+        return f"{self.stem}/{self.params.setting}".rstrip("/")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -90,7 +95,7 @@ def plan(
     parts = _parts([path for path in paths if path.stem.startswith(stems)], changes)
     for name in notebooks:
         if not any(_means(name, part) for part in parts):
-            known = [path.stem for path in paths] + [_name(part) for part in parts]
+            known = [path.stem for path in paths] + [part.key for part in parts]
             hint = suggest(name, dict.fromkeys(known))
             raise LookupError(f"no notebook {name!r} in the profile {profile!r}, {hint}")
     parts = [part for part in parts if any(_means(name, part) for name in notebooks or [""])]
@@ -139,10 +144,6 @@ def _replaced(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dic
     if rest and not isinstance(values.get(key) or {}, Mapping):
         raise ValueError(f"changes: {key!r} is {values[key]!r}, it has no {'.'.join(rest)!r}")
     return {**values, key: _replaced(values.get(key) or {}, rest, value) if rest else value}
-
-
-def _name(part: Part) -> str:
-    return f"{part.stem}/{part.params.setting}".rstrip("/")
 
 
 def _means(name: str, part: Part) -> bool:

@@ -12,7 +12,8 @@ import nbformat
 import pytest
 
 from kdlib import batch, lock
-from kdlib.plan import ROOT, Job
+from kdlib.plan import ROOT, Job, plan
+from kdlib.report.compose import Section
 from kdlib.store import REASONS
 
 PARAMETERS = """out_dir: str = ""
@@ -275,6 +276,18 @@ def test_a_stored_run_needs_no_kernel(tmp_path, capsys):
     assert toy.execute() == (0, [])
     toy.result("s0").unlink()
     assert toy.execute() == (0, ["s0", "table"])
+
+
+def test_a_section_of_no_setting_leaves_the_page(tmp_path, capsys):
+    """The setting of an earlier params file: its rows and tables stay, nobody reads them as new."""
+    for stem, setting in (("03_calibration_study", "old"), ("04_self_distillation", "")):
+        page = Section(tmp_path, stem, setting).write(stem, [], summary=stem)
+    batch._drop_sections(plan("digits", tmp_path))
+    text = page.read_text(encoding="utf-8")
+    assert "04_self_distillation" in text
+    assert "03_calibration_study" not in text
+    assert "of no setting of params/digits: 03_calibration_study/old" in capsys.readouterr().err
+    assert (tmp_path / "03_calibration_study" / "old").is_dir()
 
 
 def test_no_second_start_and_a_lock_that_nobody_must_undo(tmp_path, capsys):

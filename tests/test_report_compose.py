@@ -11,7 +11,7 @@ import pytest
 
 from kdlib import plots
 from kdlib.report import html
-from kdlib.report.compose import Section
+from kdlib.report.compose import Section, drop
 from kdlib.store import REASONS, write_atomic
 
 STUDIES = [
@@ -41,6 +41,16 @@ def test_sections_stand_in_the_order_of_their_stems(order, tmp_path):
     assert text.count("03_calibration_study if50 &amp; more") == 2  # contents and heading
     summary = (tmp_path / "report" / "summary.txt").read_text()
     assert summary == "\n".join(f"{stem} {setting}\n" for stem, setting in STUDIES)
+
+
+def test_dropped_sections_leave_the_page_and_keep_their_files(tmp_path):
+    for key in STUDIES:
+        page = write(tmp_path, key)
+    write_atomic(tmp_path / "03_calibration_study" / "if50" / "cells.csv", b"x")
+    drop(tmp_path, ["03_calibration_study/if50", "04_self_distillation"])
+    assert anchors(page) == ["03_calibration_study/if100", "05_multi_teacher_fidelity/three"]
+    assert "if50" not in (tmp_path / "report" / "summary.txt").read_text()
+    assert (tmp_path / "03_calibration_study" / "if50" / "cells.csv").exists()
 
 
 def test_the_claims_which_are_about_all_studies_come_first(tmp_path):

@@ -118,10 +118,9 @@ class Section:
             if summary:
                 write_atomic(self.folder / "summary.txt", summary.encode())
             sections = _sections(report / "index.html") | {escape(self.key): (escape(title), own)}
-            # A setting that is no longer there leaves the page, too.
+            # A setting whose folder is no longer there leaves the page, too.
             kept = {key: part for key, part in sections.items() if (out_dir / key).is_dir()}
-            write_atomic(report / "index.html", _page(out_dir, kept).encode())
-            write_atomic(report / "summary.txt", _summaries(out_dir).encode())
+            _put(out_dir, kept)
         self._tidy(body)
         return report / "index.html"
 
@@ -130,6 +129,22 @@ class Section:
         for path in (self.folder / "figures").glob("*"):
             if f"../{self.key}/figures/{path.stem}." not in body:
                 path.unlink()
+
+
+def drop(out_dir: Path, keys: Iterable[str]) -> None:
+    """Take sections off the page and out of its summary; their tables and figures stay."""
+    report, gone = out_dir / REPORT, {escape(key) for key in keys}
+    with FileLock(report / ".lock"):
+        for key in keys:
+            (out_dir / key / "summary.txt").unlink(missing_ok=True)
+        sections = _sections(report / "index.html")
+        _put(out_dir, {key: part for key, part in sections.items() if key not in gone})
+
+
+def _put(out_dir: Path, sections: Mapping[str, tuple[str, str]]) -> None:
+    report = out_dir / REPORT
+    write_atomic(report / "index.html", _page(out_dir, sections).encode())
+    write_atomic(report / "summary.txt", _summaries(out_dir).encode())
 
 
 def _sections(page: Path) -> dict[str, tuple[str, str]]:
