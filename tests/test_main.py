@@ -59,6 +59,7 @@ def refused(capsys, out, *arguments):
         (["digits", "--set", "lrr=0.1"], "unknown key 'lrr', did you mean 'lr'?"),
         (["digits", "--set", "lr=fast"], "got 'fast'"),
         (["digits", "--set", "seeds=0", "--set", "seeds=1"], "--set seeds: given twice"),
+        (["digits", "--set", "kd_methods=[]"], "kd_methods: value should have at least 1 item"),
         (["digits", "--set", "kd_methods=[crdd]"], "unknown KD method 'crdd', did you mean 'crd'?"),
         (
             ["digits", "--set", "kd_methods=[kd_T9]", "--set", "options.kd_T99={of: kd}"],

@@ -620,6 +620,20 @@ def test_a_heatmap_compares_the_same_seeds(finished):
     assert set(found.scan["seeds"]) == {1}
 
 
+def test_without_validation_images_there_is_no_heatmap(finished, tmp_path, monkeypatch):
+    asked, _, rows = finished
+    blind = copy.deepcopy(rows)
+    for row in blind:
+        row["metrics"].pop("val", None)
+    monkeypatch.setattr(plots, "save", lambda figure, folder, name: None)
+    assert report.Overlap.of(blind, asked).scan.empty
+    seeing, unseeing = (
+        report.write(one, asked, tmp_path).read_text(encoding="utf-8") for one in (rows, blind)
+    )
+    assert "alpha_temperature" in seeing
+    assert "alpha_temperature" not in unseeing
+
+
 def test_the_published_best_is_outlined(finished):
     asked, _, rows = finished
     scan = report.Overlap.of(rows, asked).scan

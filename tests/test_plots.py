@@ -308,6 +308,14 @@ def test_class_frequency_shows_every_run_and_its_median(rows):
     assert len({*shapes.values()}) == 6
 
 
+def test_class_frequency_without_a_group(rows):
+    """An own set's test images may lack every class of medium frequency."""
+    students = [row for row in rows if "kd_method" in row["labels"]]
+    lacking = [{**row, "metrics": {"test": {"acc_many": 0.5, "acc_few": 0.1}}} for row in students]
+    for axes in plots.class_frequency(lacking, "title").axes:
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["frequent", "rare"]
+
+
 def test_stability_names_the_most_frequent_cells():
     table = pd.DataFrame({"cell": list("abcd"), "top5_images": [0.2, 0.9, 0.0, 0.5],
                           "top5_seeds": [0.0, 1.0, 0.0, 0.5], "seeds": 2})  # fmt: skip

@@ -24,7 +24,6 @@ def distinct(values: tuple) -> tuple:
 
 _AXIS = (BeforeValidator(_as_tuple), AfterValidator(distinct), Field(min_length=1))
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], *_AXIS]
-Levels = Annotated[tuple[str, ...], *_AXIS[:2]]  # may be empty: control grids alone
 Names = Annotated[tuple[str, ...], *_AXIS]
 Lengths = Annotated[tuple[Count, ...], *_AXIS]
 Switches = Annotated[tuple[bool, ...], *_AXIS]

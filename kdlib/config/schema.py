@@ -16,7 +16,6 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from kdlib.config.fields import (
     Count,
     Fraction,
-    Levels,
     Names,
     NonNegative,
     Positive,
@@ -232,7 +231,7 @@ class Params(StudyParams):
 
     teacher_model: str | Given = "resnet8"
     student_model: str = "resnet8_half"
-    kd_methods: Levels = ("none", "kd", "crd", "rkd", "at")
+    kd_methods: Names = ("none", "kd", "crd", "rkd", "at")
     teacher_losses: Names = ("ce", "als", "cp", "bs")
     student_losses: Names = ("ce", "als", "cp", "bs")
     plain_losses: Names | None = None

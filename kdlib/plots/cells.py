@@ -29,6 +29,7 @@ from kdlib.quantities import QUANTITIES
 from kdlib.store import Row
 
 AXES = ("kd_method", "teacher_loss", "student_loss", "mixup")
+FREQUENCY = {"many": "frequent", "medium": "medium", "few": "rare"}
 KD_MARKERS = "os^vPX<>"  # diamonds are students without KD
 
 
@@ -225,9 +226,11 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
     """Accuracy on frequent, medium and rare classes by student loss; a dot is a run, its shape the
     loss of its teacher, whose prior a student takes over; bars are medians.
 
-    rows: with `acc_many`, `acc_medium` and `acc_few` among their test metrics.
+    rows: with `acc_many`, `acc_medium`, `acc_few` among their test metrics; where no test image is
+    of one of them, it has no place.
     """
-    groups = ("many", "medium", "few")
+    there = set.intersection(*(set(row["metrics"]["test"]) for row in rows))
+    groups = {name: word for name, word in FREQUENCY.items() if f"acc_{name}" in there}
     labels = pd.DataFrame([row["labels"] for row in rows])
     percent = 100 * np.array([[row["metrics"]["test"][f"acc_{group}"] for group in groups]
                               for row in rows])  # fmt: skip
@@ -249,7 +252,7 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
             if own.any():
                 axes.hlines(np.median(percent[own], axis=0), places - step / 2.2,
                             places + step / 2.2, color=PALETTE[at], lw=2.5)  # fmt: skip
-            axes.set_xticks(range(len(groups)), ["frequent", "medium", "rare"])
+            axes.set_xticks(range(len(groups)), list(groups.values()))
             axes.set(title="mixup" if mixup else "no mixup", xlabel="classes")
         panels[0].set_ylabel("accuracy, %")
         looks = {f"student {_code(loss)}": {"color": PALETTE[at]} for at, loss in enumerate(losses)}

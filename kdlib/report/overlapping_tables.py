@@ -172,14 +172,15 @@ class Overlap:
     @functools.cached_property
     def scan(self) -> pd.DataFrame:
         """Accuracy on validation (and on test) by alpha and temperature, of each model, method and
-        alpha that has more than one temperature. Means over those seeds alone that have most cells
-        of the model and method: each seed has a validation split of its own."""
+        alpha that has more than one temperature; none without validation images. Means over those
+        seeds alone that have most cells of the model and method: each seed has a validation split
+        of its own."""
         keys = ["model", "method", "alpha", "temperature"]
         lines = pd.DataFrame([
             _labels(row["labels"]) | {"seed": row["run"]["seed"]}
             | {"val_acc": row["metrics"]["val"]["acc"], "acc": row["metrics"]["test"]["acc"]}
             for row in self.rows
-            if "alpha" in row["labels"]
+            if "alpha" in row["labels"] and "val" in row["metrics"]
         ], columns=[*study.LABELS, "seed", "val_acc", "acc"])  # fmt: skip
         lines = lines[lines.groupby(keys[:3])["temperature"].transform("nunique") > 1]
         cells = lines.groupby([*keys[:2], "seed"])["temperature"].transform("size")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kdlib import grid
 from kdlib.config import NonNegative, Run, StudyParams
-from kdlib.config.fields import Levels, Names, Seeds, Strict
+from kdlib.config.fields import Names, Seeds, Strict
 from kdlib.grid import NO_KD
 from kdlib.registry import STUDIES
 
@@ -35,7 +35,7 @@ class SelfDistillation(StudyParams):
     """
 
     models: Names = ("resnet20",)
-    methods: Levels = SUBSETS
+    methods: Names = SUBSETS
     label_loss: str = "ce"
     mixup_alpha: NonNegative = 0.0
     grids: dict[str, Grid] = Field(default_factory=dict)
