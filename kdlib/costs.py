@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from kdlib import evaluate, objectives, runnb, train
-from kdlib.config import Run, StudyParams
+from kdlib.config import Run, StudyParams, load_plugins
 from kdlib.data import Selection
 from kdlib.pipeline import Lab
 from kdlib.plan import ROOT
@@ -148,6 +148,7 @@ def _costs(asked: Mapping[Kind, Asked]) -> tuple[dict[Kind, Cost], tuple[float, 
     the seconds that passed meanwhile and those that the clock counted."""
     run, params = max(asked.values(), key=lambda one: len(one[0].objective) + len(one[0].targets))
     torch.set_num_threads(params.threads)
+    load_plugins(params.plugins)
     lab = Lab.of(params, ".")  # nothing is written
     clock = _clock(lab.device)
     passed, counted = time.perf_counter(), clock()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlib.config import Execution, Run, by_stream, cohort_size
+from kdlib.config import Execution, Run, by_stream, cohort_size, load_plugins
 from kdlib.data import ImageSet, Selection, subset
 from kdlib.device import check_precision
 from kdlib.pipeline import Lab
@@ -82,10 +82,11 @@ class Case:
         device: str,
         execution: Execution,
         steps: int,
+        plugins: Sequence[str] = (),
     ):
         self.runs = list(map(with_unprobed, runs))
         self.record, self.selection, self.device = record, selection, device
-        self.execution, self.steps = execution, steps
+        self.execution, self.steps, self.plugins = execution, steps, plugins
 
     @property
     def title(self) -> str:
@@ -157,7 +158,12 @@ class Case:
 def _side_by_side(case: Case, keys: dict[str, Any], jobs: int) -> float:
     """Seconds a student and step of all jobs together; they start timing at the same moment."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, context) as pool:
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(
+            jobs, context, initializer=load_plugins, initargs=(case.plugins,)
+        ) as pool,
+    ):
         start = manager.Barrier(jobs, timeout=START_SECONDS)
         answers = [pool.submit(case.seconds, keys, start.wait) for _ in range(jobs)]
         return statistics.mean(answer.result() for answer in answers) / jobs
@@ -171,8 +177,9 @@ def cases(profile: str, /, steps: int, **changes: Any) -> list[Case]:
         lab = Lab.of(part.params, whole.out_dir)
         for runs in by_stream(run for run in part.runs if run.recipe):
             one = Case(
-                runs, lab.record(runs[0]), lab.selection(runs[0]), lab.device, lab.execution, steps
-            )
+                runs, lab.record(runs[0]), lab.selection(runs[0]), lab.device, lab.execution, steps,
+                part.params.plugins,
+            )  # fmt: skip
             if one.title not in found or len(found[one.title].runs) < len(runs):
                 found[one.title] = one
     return list(found.values())

@@ -9,7 +9,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
-from kdlib import Lab, Params, given, grid, load_student, registry, report, train
+from kdlib import Lab, Params, costs, given, grid, load_student, registry, report, train, tune
 from kdlib.config.plugins import load_plugin
 
 PLUGIN = """
@@ -54,6 +54,19 @@ def test_a_model_and_a_method_of_a_file_make_a_grid(plugin, tmp_path):
     assert row["history"][-1]["train"]["gap"] > 0
     student = load_student(row, tmp_path / "out")
     assert student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_processes_that_measure_import_the_plugins(plugin, tmp_path):
+    """Of the estimate and of `tune`: they are handed runs, whose names they must know."""
+    params = Params.of(**BASE, plugins=[str(plugin)])
+    runs = grid.student_runs(params)
+    found, _ = costs.measure({costs.kind(run): (run, params) for run in runs}, 1)
+    assert len(found) == 1
+    lab = Lab.of(params, tmp_path)
+    record, selection = lab.record(runs[0]), lab.selection(runs[0])
+    case = tune.Case(runs, record, selection, "cpu", lab.execution, 1, params.plugins)
+    assert case.measure({"jobs": 2}) > 0
 
 
 def test_a_student_of_a_plugin_that_was_not_imported_says_so(plugin, tmp_path):

@@ -3,6 +3,7 @@
 from kdlib.config.fields import Count, Fraction, NonNegative, Positive, Share
 from kdlib.config.loading import load_params, load_settings, merge
 from kdlib.config.options import resolve_options
+from kdlib.config.plugins import load_plugins
 from kdlib.config.recipe import Augment, Recipe
 from kdlib.config.schema import (
     Control,
@@ -35,6 +36,7 @@ __all__ = [
     "cohort_size",
     "fingerprint",
     "load_params",
+    "load_plugins",
     "load_settings",
     "merge",
     "resolve_options",

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def load_plugin(name: str) -> str:
         log.info("%s has changed and was imported again", name)
     _loaded[key] = content
     return str(path) if is_file else name
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Import each of them, as a new process must that is handed params or runs."""
+    for name in names:
+        load_plugin(name)
 
 
 def _origin(name: str) -> Path | None:
