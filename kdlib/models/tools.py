@@ -9,17 +9,20 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlib.models.network import Plain
+
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A frozen copy in eval mode, without gradients, BatchNorms folded into their convolutions.
 
-    Pairs are found as neighbours in an `nn.Sequential`; a BatchNorm elsewhere stays as it is. The
-    folded BatchNorms become identities, so names and taps keep their places; outputs are those of
-    `model.eval()` but for rounding.
+    Pairs are found as neighbours in an `nn.Sequential`; a BatchNorm elsewhere, and in a `Plain`
+    module, which may read what lies between the two, stays as it is. The folded BatchNorms become
+    identities, so names and taps keep their places; outputs are those of `model.eval()` but for
+    rounding.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for block in folded.modules():
-        if not isinstance(block, nn.Sequential):
+    for block in () if isinstance(model, Plain) else folded.modules():
+        if type(block) is not nn.Sequential:  # a subclass may have a forward of its own
             continue
         for index, (conv, norm) in enumerate(pairwise(list(block))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -8,6 +8,7 @@ from torch import nn
 
 from kdlib import models
 from kdlib.registry import MODELS
+from kdlib.types import View
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,28 @@ def test_a_batchnorm_without_its_convolution_is_not_folded():
     images = torch.rand(2, 3, 4, 4)
     assert [type(layer) for layer in folded] == [type(layer) for layer in network]
     assert torch.equal(folded(images), network.eval()(images))
+
+
+def test_what_lies_before_a_batchnorm_of_a_plain_module_stays():
+    class Peeking(nn.Module):
+        """Shows its maps before they are normalised, as some published hints are."""
+
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, images):
+            maps = self.block[0](images)
+            return View(self.block[1](maps).mean((2, 3)), features={"stage1": maps})
+
+    class Swapped(nn.Sequential):
+        def forward(self, images):
+            return self[0](self[1](images))
+
+    images = torch.rand(8, 3, 4, 4)
+    peeking, swapped = models.Plain(Peeking()), Swapped(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    for network in (peeking, swapped):
+        network(images)  # statistics of their own
+    seen, folded = peeking.eval()(images), models.fold_batchnorm(peeking)(images)
+    assert torch.equal(seen.features["stage1"], folded.features["stage1"])
+    assert torch.equal(models.fold_batchnorm(swapped)(images), swapped.eval()(images))
