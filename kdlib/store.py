@@ -69,6 +69,17 @@ def read_row(path: Path) -> Row:
     return row
 
 
+def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The safetensors of these; what several names share, as tied weights, is there once a name."""
+    own, seen = {}, set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return safetensors.torch.save(own, metadata=metadata and dict(metadata))
+
+
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a file whose hash is the stated one; DamagedError with its name otherwise."""
     content = path.read_bytes()
@@ -152,12 +163,10 @@ class Store:
         self, run: Run, row: Row, state: Mapping[str, Tensor], predictions: Mapping[str, Any]
     ) -> Row:
         """Store a finished run, its row last: the row is what makes it done."""
-        tensors = {
-            "checkpoints": {name: value.cpu().contiguous() for name, value in state.items()},
-            "predictions": {name: torch.as_tensor(value) for name, value in predictions.items()},
-        }
+        found = {name: torch.as_tensor(value) for name, value in predictions.items()}
+        tensors = {"checkpoints": state, "predictions": found}
         files = {
-            kind: write_atomic(self.path(run, kind), safetensors.torch.save(values))
+            kind: write_atomic(self.path(run, kind), _packed(values))
             for kind, values in tensors.items()
         }
         row = {**row, "id": run.id, "folder": run.folder, "versions": versions(run), "files": files}
@@ -179,7 +188,7 @@ class Store:
     def write_progress(self, run: Run, progress: train.Progress) -> None:
         """Store a run between two epochs: the sha256, then safetensors with the facts in them."""
         facts = json.dumps({**progress.facts, "versions": versions(run)})
-        content = safetensors.torch.save(progress.tensors, metadata={"facts": facts})
+        content = _packed(progress.tensors, {"facts": facts})
         write_atomic(self.path(run, "progress"), hashlib.sha256(content).digest() + content)
 
     def progress(self, run: Run) -> train.Progress | None:

@@ -56,6 +56,33 @@ def test_a_model_and_a_method_of_a_file_make_a_grid(plugin, tmp_path):
     assert student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 10)
 
 
+TIED = """
+from torch import nn
+from kdlib.registry import MODELS
+
+class Tied(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(inputs, inputs), nn.Linear(inputs, inputs)
+        self.outer.weight = self.inner.weight
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, images):
+        return self.head(self.outer(self.inner(images.flatten(1)).relu()).relu())
+
+@MODELS.register("mine")
+def mine(num_classes, in_channels, image_size):
+    return Tied(in_channels * image_size**2, num_classes)
+"""
+
+
+def test_a_model_with_tied_weights_is_stored(plugin, tmp_path):
+    plugin.write_text(TIED)
+    row = complete(plugin, tmp_path / "out", kd_methods=["kd"])
+    state = load_student(row, tmp_path / "out").state_dict()
+    assert torch.equal(state["module.inner.weight"], state["module.outer.weight"])
+
+
 @pytest.mark.slow
 def test_processes_that_measure_import_the_plugins(plugin, tmp_path):
     """Of the estimate and of `tune`: they are handed runs, whose names they must know."""
