@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from kdlib import estimate, lock, runnb
 from kdlib.config import fingerprint
@@ -28,6 +31,7 @@ from kdlib.store import REASONS, write_atomic
 from kdlib.survey import Survey, closing_words, stored_rows, survey
 
 FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
+GRACE = 3  # seconds for Snakemake to end by itself
 FULL = 2**20  # bytes: a disk with less is full
 PROFILES = ROOT / "workflow" / "profiles"
 
@@ -249,8 +253,8 @@ def _work(
                     print(progress.line(json.loads(line)), flush=True)
             seen = len(lines)
             time.sleep(0.1)
-    except KeyboardInterrupt:  # the terminal sent it to Snakemake and the jobs, too
-        child.wait()
+    except KeyboardInterrupt:
+        _interrupt(child)
         print("interrupted; start again to go on", file=sys.stderr)
         return INTERRUPTED
     if child.returncode:
@@ -259,6 +263,21 @@ def _work(
             write_atomic(reasons, json.dumps(progress.reasons(), indent=1).encode())
         return FAILED
     return 0
+
+
+def _interrupt(child: subprocess.Popen) -> None:
+    """Wait until Snakemake and its jobs have ended: a terminal interrupts them, too; whoever
+    interrupts this process alone (an IDE, `kill -INT`) means them as well."""
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            jobs = psutil.Process(child.pid).children(recursive=True)
+            child.send_signal(signal.SIGINT)
+            for job in jobs:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    job.send_signal(signal.SIGINT)
+        child.wait()
 
 
 def _count(number: int, word: str) -> str:

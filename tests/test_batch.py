@@ -278,6 +278,26 @@ def test_a_stored_run_needs_no_kernel(tmp_path, capsys):
     assert toy.execute() == (0, ["s0", "table"])
 
 
+def test_an_interrupt_of_the_batch_alone_ends_its_jobs(tmp_path):
+    """As an IDE or `kill -INT` sends it, not to the whole group as a terminal does."""
+    toy, started = Toy(tmp_path), tmp_path / "started"
+    notebook = nbformat.read(tmp_path / "notebooks" / "make.ipynb", 4)
+    wait = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)"
+    notebook.cells.append(nbformat.v4.new_code_cell(wait))
+    nbformat.write(notebook, tmp_path / "notebooks" / "make.ipynb")
+    jobs = json.dumps([asdict(toy.jobs[0])])
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, jobs, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as child:  # fmt: skip
+        while not started.exists():
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert "start again to go on" in child.communicate(timeout=60)[1].decode()
+    assert child.returncode == batch.INTERRUPTED
+
+
 def test_a_section_of_no_setting_leaves_the_page(tmp_path, capsys):
     """The setting of an earlier params file: its rows and tables stay, nobody reads them as new."""
     for stem, setting in (("03_calibration_study", "old"), ("04_self_distillation", "")):
