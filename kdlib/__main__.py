@@ -146,12 +146,13 @@ def _run(options: argparse.Namespace) -> int:
 def _lock(options: argparse.Namespace) -> IO[str] | None:
     """The lock of the run's results folder."""
     known = sorted(path.name for path in (ROOT / "params").glob("*/"))
-    if not options.out and options.profile not in known:  # or a folder would be made for a typo
+    if options.profile not in known:  # or a folder would be made for a typo
         from kdlib.plan import profiles
         from kdlib.registry import suggest
 
-        hint = suggest(options.profile, profiles())
-        raise LookupError(f"unknown profile {options.profile!r}, {hint}")
+        if options.profile not in (there := profiles()):
+            hint = suggest(options.profile, there)
+            raise LookupError(f"unknown profile {options.profile!r}, {hint}")
     out_dir = Path(options.out).resolve() if options.out else ROOT / "results" / options.profile
     return LOCK["take"](out_dir)
 

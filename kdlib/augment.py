@@ -69,6 +69,9 @@ class Stream:
         device: str = "cpu",
     ):
         crop = augment.crop
+        if crop >= images.shape[1]:
+            raise ValueError(f"augment.crop must be below the {images.shape[1]} pixels of images, "
+                             f"or it may show none of it, got {crop}")  # fmt: skip
         self.padded = F.pad(images.to(device), (0, 0, crop, crop, crop, crop))
         self.labels = labels.to(device)
         self.one_hot = F.one_hot(self.labels, num_classes).float()

@@ -88,7 +88,8 @@ def read_state(given: Given) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is no readable checkpoint: {error}") from None
     except Exception as error:  # torch raises pickle's own errors for a file that is not one
-        raise ValueError(f"{path} is no checkpoint of tensors alone: {error}") from None
+        told = " ".join(str(error).split())
+        raise ValueError(f"{path} is no torch file, or not of tensors alone: {told}") from None
     return _state_dict(state, path)
 
 

@@ -18,6 +18,7 @@ from kdlib import grid, studies  # noqa: F401 (importing registers their noteboo
 from kdlib.config import Run, StudyParams, by_stream, load_settings, validate
 from kdlib.registry import STUDIES, suggest
 
+OWN = {"setting", "only", "profile", "changes"}  # keys of params that a plan says itself
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -114,7 +115,7 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
             raise LookupError(f"{path}: no notebook of that name, {hint}")
         study = STUDIES[path.stem]
         model = study.facts["params"]
-        known |= set(model.model_fields) - {"profile", "changes"}  # which are told below
+        known |= set(model.model_fields) - OWN
         own = {key: value for key, value in changes.items() if _root(key) in model.model_fields}
         for params in load_settings(path).values():
             values = params.model_dump()

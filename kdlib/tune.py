@@ -188,7 +188,9 @@ def cases(profile: str, /, steps: int, **changes: Any) -> list[Case]:
 def tune(profile: str, /, steps: int = 5, repeats: int = 3, **changes: Any) -> Iterator[str]:
     """The lines of the answer; changes as for `kdlib.plan.plan`. Alternatives take turns, repeat by
     repeat, because neighbours on a machine disturb all times; gains are medians of ratios inside a
-    repeat."""
+    repeat. ValueError for fewer than one step or repeat."""
+    if min(steps, repeats) < 1:
+        raise ValueError(f"steps and repeats must be at least 1, got {steps} and {repeats}")
     for case in cases(profile, steps, **changes):
         yield f"# {case.title}: ms a student and step, gain over the file's own keys"
         times: dict[str, list[float]] = {name: [] for name in case.alternatives()}

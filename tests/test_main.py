@@ -58,6 +58,9 @@ def refused(capsys, out, *arguments):
         (["digit"], "unknown profile 'digit', did you mean 'digits'?"),
         (["digits", "--set", "lrr=0.1"], "unknown key 'lrr', did you mean 'lr'?"),
         (["digits", "--set", "lr=fast"], "got 'fast'"),
+        (["digits", "--set", "lr=.inf"], "lr: input should be a finite number"),
+        (["digits", "--set", "only=[x]"], "unknown key 'only'"),
+        (["digits", "--set", "setting=x"], "unknown key 'setting'"),
         (["digits", "--set", "seeds=0", "--set", "seeds=1"], "--set seeds: given twice"),
         (["digits", "--set", "kd_methods=[]"], "kd_methods: value should have at least 1 item"),
         (["digits", "--set", "kd_methods=[crdd]"], "unknown KD method 'crdd', did you mean 'crd'?"),
@@ -76,6 +79,17 @@ def refused(capsys, out, *arguments):
 )
 def test_a_wrong_word_is_named(arguments, message, capsys, out):
     assert message in refused(capsys, out, *arguments)
+
+
+def test_a_typo_makes_no_folder(capsys, tmp_path):
+    assert main(["run", "digit", "--out", str(tmp_path / "out")]) == 2
+    assert "did you mean 'digits'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tune_refuses_no_steps(capsys):
+    assert main(["tune", "digits", "--steps", "0"]) == 2
+    assert "steps and repeats must be at least 1, got 0 and 3" in capsys.readouterr().err
 
 
 def test_a_value_that_is_no_yaml(capsys):

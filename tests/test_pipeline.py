@@ -457,7 +457,7 @@ def test_a_hostile_checkpoint_is_not_run(tmp_path):
     path = tmp_path / "bomb.pth"
     torch.save({"weight": Bomb()}, path)
     _, runs = lab_and_runs(tmp_path / "out", **given(path))
-    with pytest.raises(ValueError, match=r"bomb.pth is no checkpoint of tensors alone"):
+    with pytest.raises(ValueError, match=r"bomb.pth is no torch file, or not of tensors alone"):
         read_state(runs[0].teachers[0].given)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x10\x00")

@@ -194,6 +194,13 @@ def test_batches_are_a_function_of_seed_and_epoch():
     assert len(rows.unique()) == 48  # without replacement, the short batch left out
 
 
+def test_a_crop_as_large_as_an_image_is_refused():
+    images, labels = torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.arange(4)
+    with pytest.raises(ValueError, match=r"augment.crop must be below the 8 pixels .* got 8"):
+        augment.Stream(images, labels, 4, 2, 0, Augment(crop=8, flip=False))
+    augment.Stream(images, labels, 4, 2, 0, Augment(crop=7, flip=False))
+
+
 def test_crop_and_flip_against_a_loop():
     images, _, made = stream(crop=2)
     batch = next(made.epoch(0, 1))
