@@ -1,6 +1,6 @@
 """What a reader must know of a run: flags in its row, warnings that are said once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,24 @@ LOW_SHARE, HIGH_SHARE = 0.01, 50.0
 def warn(run: Run, record: ImageSet) -> None:
     """Say once what a reader of this run's numbers must know of its data and networks."""
     counts = np.bincount(record.test_labels, minlength=record.num_classes)
-    if counts.max() > 2 * counts.min():
-        warn_once(TAILED.format(record.name, counts.min(), counts.max()))
+    for text in _tailed(record.name, counts):
+        warn_once(text)
     if any(_twins(run, teacher) for teacher in run.teachers):
         warn_once(TWINS.format(run.model))
     if run.pretrained:
         warn_once(models.leak(run.pretrained, record.classes))
+
+
+def _tailed(name: str, counts: Sequence[int]) -> list[str]:
+    few, many = min(counts), max(counts)
+    return [TAILED.format(name, few, many)] * bool(many > 2 * few)
+
+
+def of_data(rows: Iterable[Row]) -> list[str]:
+    """What a reader of these rows' numbers must know of their test splits, once a sentence."""
+    found = (row["data"] for row in rows)
+    texts = (text for data in found for text in _tailed(data["name"], data["test_counts"]))
+    return list(dict.fromkeys(texts))
 
 
 def _twins(run: Run, teacher: Run) -> bool:

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from report_helpers import SMALL, fake_rows, params_of
 
 from kdlib import plots
 from kdlib.report import html
 from kdlib.report.compose import Section, drop
+from kdlib.report.compose import notes as notes_of
 from kdlib.store import REASONS, write_atomic
 
 STUDIES = [
@@ -41,6 +43,17 @@ def test_sections_stand_in_the_order_of_their_stems(order, tmp_path):
     assert text.count("03_calibration_study if50 &amp; more") == 2  # contents and heading
     summary = (tmp_path / "report" / "summary.txt").read_text()
     assert summary == "\n".join(f"{stem} {setting}\n" for stem, setting in STUDIES)
+
+
+def test_what_a_reader_must_know_heads_a_section():
+    params = params_of(SMALL, seeds=[0])
+    rows = fake_rows(params)
+    assert notes_of(rows) == []
+    rows[0]["data"] = rows[0]["data"] | {"name": "mine", "test_counts": [5, 11, 8]}
+    rows[1]["provenance"] = rows[1]["provenance"] | {"dirty": True}
+    dirty, tailed = notes_of(rows)
+    assert dirty == "1 rows were made by code that is in no commit"
+    assert tailed.startswith("mine: its test split has 5 to 11 images a class, so accuracy")
 
 
 def test_dropped_sections_leave_the_page_and_keep_their_files(tmp_path):

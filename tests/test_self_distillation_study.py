@@ -383,7 +383,7 @@ def fake_row(run, number=None, ece=None, T=1.3):
         "kd_share": {"first": 1.0, "last": 2.0} if taught else {}, "files": {},
         **ORIGIN,
         "data": ORIGIN["data"]
-        | {"class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
+        | {"name": "cifar100", "class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
     }  # fmt: skip
 
 

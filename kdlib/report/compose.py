@@ -2,7 +2,7 @@
 
 A study's report module makes HTML with `kdlib.report.html` and hands it in:
 
-    own = {"missing": missing(rows, runs), "notes": mixtures(present(rows, runs))}
+    own = {"missing": missing(rows, runs), "notes": notes(present(rows, runs))}
     section = Section(out_dir, "04_self_distillation", params.setting, **own)
     section.tables({"cells": cells, "effects": effects})              # cells.csv, effects.csv
     parts = [
@@ -28,10 +28,12 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from kdlib import plots
+from kdlib.cautions import of_data
 from kdlib.registry import STUDIES
 from kdlib.report import html
 from kdlib.report.tables import csv
-from kdlib.store import REASONS, write_atomic
+from kdlib.store import REASONS, Row, write_atomic
+from kdlib.verify import mixtures
 
 TITLE = "Knowledge distillation and calibration"
 REPORT = "report"  # the page's folder, and the stem of what belongs to no notebook
@@ -42,13 +44,19 @@ MISSING = (
 SECTION = re.compile(r'<section id="([^"]*)">\n<h2>([^<]*)</h2>\n.*?\n</section>', re.DOTALL)
 
 
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of a section must know of its rows: what they do not have in common, a test
+    split with a tail."""
+    return mixtures(rows) + of_data(rows)
+
+
 @dataclass(frozen=True)
 class Section:
     """A notebook's part of the page, and the folder of its files.
 
     out_dir: the profile's results; stem: the notebook's, as `04_self_distillation`; setting: of
     its params, empty where there is only one. missing: ids of the runs that its tables lack; notes:
-    what else a reader must know of the rows (`kdlib.verify.mixtures`). Both head the section.
+    what else a reader must know of the rows (`notes`). Both head the section.
     """
 
     out_dir: Path

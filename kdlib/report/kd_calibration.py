@@ -10,13 +10,12 @@ from kdlib import grid, plots
 from kdlib.config import Params
 from kdlib.grid import NO_KD
 from kdlib.report import page
-from kdlib.report.compose import REPORT, Section
+from kdlib.report.compose import REPORT, Section, notes
 from kdlib.report.figures import figures
 from kdlib.report.images import batch_ece
 from kdlib.report.study import Study
 from kdlib.report.text import terminal, title
 from kdlib.store import Row
-from kdlib.verify import mixtures
 
 
 def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
@@ -30,8 +29,8 @@ def write(rows: Sequence[Row], params: Params, out_dir: str | Path) -> Path:
     """
     out_dir = Path(out_dir)
     study = Study.of(rows, params, out_dir)
-    notes = mixtures(study.students + study.teachers)
-    section = Section(out_dir, grid.STUDY, params.setting, study.lacking, notes)
+    known = notes(study.students + study.teachers)
+    section = Section(out_dir, grid.STUDY, params.setting, study.lacking, known)
     section.tables(tables(study) | {"timings": _timings(study, out_dir)})
     drawn = {
         part: [section.figure(name, *found) for name, found in own.items()]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from kdlib.plots import multi_teacher
 from kdlib.report import html
 from kdlib.report import multi_teacher_text as words
-from kdlib.report.compose import Section
+from kdlib.report.compose import Section, notes
 from kdlib.report.multi_teacher_tables import (
     TOGETHER,
     architectures,
@@ -28,7 +28,6 @@ from kdlib.report.multi_teacher_tables import (
 from kdlib.report.tables import csv, missing, present
 from kdlib.store import Row, write_atomic
 from kdlib.studies.multi_teacher import STEM, MultiTeacher, runs, student_runs
-from kdlib.verify import mixtures
 
 Tables = Mapping[str, pd.DataFrame]
 METHOD = "method_"  # of the figures of one method
@@ -98,7 +97,7 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
     """
     tables = deterministic_tables(rows, params, out_dir)
     own, lacking = present(rows, runs(params)), missing(rows, runs(params))
-    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
+    section = Section(Path(out_dir), STEM, params.setting, lacking, notes(own))
     section.tables(tables)
     chance = 1 / len(own[0]["classes"])
     drawn = {

@@ -13,7 +13,7 @@ from kdlib.pipeline import Lab
 from kdlib.plots import overlapping as plots
 from kdlib.report import html
 from kdlib.report import overlapping_text as text
-from kdlib.report.compose import Section
+from kdlib.report.compose import Section, notes
 from kdlib.report.images import predictions
 from kdlib.report.overlapping_tables import Overlap, cell_label, published
 from kdlib.report.overlapping_text import answer
@@ -21,7 +21,6 @@ from kdlib.report.text import DIGITS, number, seeds_note
 from kdlib.store import Row
 from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import RESTRICTED, STUDENT, OverlappingTeachers
-from kdlib.verify import mixtures
 
 __all__ = [
     "Overlap",
@@ -50,7 +49,7 @@ def write(rows: Sequence[Row], params: OverlappingTeachers, out_dir: str | Path)
     is no row of these params.
     """
     found = Overlap.of(rows, params)
-    own = (found.lacking, mixtures(found.rows))
+    own = (found.lacking, notes(found.rows))
     section = Section(Path(out_dir), study.STEM, params.setting, *own)
     section.tables(deterministic_tables(rows, params, out_dir))
     drawn = {name: section.figure(name, *one) for name, one in _figures(found).items()}

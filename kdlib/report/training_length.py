@@ -12,7 +12,7 @@ from kdlib.grid import NO_KD
 from kdlib.plots import training_length as plots
 from kdlib.quantities import QUANTITIES
 from kdlib.report import html
-from kdlib.report.compose import Section
+from kdlib.report.compose import Section, notes
 from kdlib.report.tables import (
     CELL,
     cell_label,
@@ -32,7 +32,6 @@ from kdlib.studies.training_length import (
     student_runs,
     teacher_runs,
 )
-from kdlib.verify import mixtures
 
 # How large a difference must be to have a sign: the margins of claims, whose file is not packaged.
 MARGINS = {"acc": 0.005, "ece": 0.005}
@@ -51,7 +50,7 @@ def write(rows: Sequence[Row], params: TrainingLength, out_dir: str | Path) -> P
     """
     own, head = present(rows, runs(params)), title(params)
     lacking, found = missing(rows, runs(params)), tables(rows, params)
-    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
+    section = Section(Path(out_dir), STEM, params.setting, lacking, notes(own))
     section.tables(found)
     figure = plots.lengths(found["students"], against_none(found), MARGINS, head)
     facts = [*[DIGITS] * (params.data == "digits"), html.made_with(own)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib.report import html
-from kdlib.report.compose import Section
+from kdlib.report.compose import Section, notes
 from kdlib.report.self_distillation import figures as drawing
 from kdlib.report.self_distillation import tables, words
 from kdlib.report.self_distillation.conclusion import answer
@@ -21,7 +21,6 @@ from kdlib.report.tables import missing, present
 from kdlib.report.text import DIGITS
 from kdlib.store import Row
 from kdlib.studies.self_distillation import STEM, SelfDistillation, runs
-from kdlib.verify import mixtures
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -43,7 +42,7 @@ def write(rows: Sequence[Row], params: SelfDistillation, out_dir: str | Path) ->
     """
     own, found = present(rows, runs(params)), deterministic_tables(rows, params, out_dir)
     lacking = missing(rows, runs(params))
-    section = Section(Path(out_dir), STEM, params.setting, lacking, mixtures(own))
+    section = Section(Path(out_dir), STEM, params.setting, lacking, notes(own))
     section.tables(found)
     clocked = timed(found["cells"], stored_seconds(params, out_dir))
     title, lines = words.title(params), answer(found, clocked, params)
