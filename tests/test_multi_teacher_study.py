@@ -536,8 +536,12 @@ def test_tables_and_report(trained, monkeypatch):
     monkeypatch.setattr("kdlib.plots.save", lambda figure, folder, name: drawn.append(name))
     assert not report.has_latency(rows, small, folder)
     latency = {name: {1: 0.5, 128: 3.0} for name in report.architectures(rows, small)}
-    report.write_latency(latency, small, folder)
+    report.write_latency(latency, rows, small, folder)
     assert report.has_latency(rows, small, folder)
+    other = [{**row, "id": row["id"].replace("seed0", "seed1")} for row in rows]
+    with monkeypatch.context() as patch:  # of other params: other networks under the same names
+        patch.setattr("kdlib.report.multi_teacher.owners", lambda *_: {"student": other[0]})
+        assert not report.has_latency(rows, small, folder)
     page = report.write(rows, small, folder).read_text()
     assert re.search(r"the teachers together</td>.*1\.50</td>.*9\.0</td>", page)
     assert "Does a student of several teachers follow them" in page

@@ -382,8 +382,8 @@ def fake_row(run, number=None, ece=None, T=1.3):
         "network": shape, "metrics": row, "flags": ["KD is off (first epoch)"] if taught else [],
         "kd_share": {"first": 1.0, "last": 2.0} if taught else {}, "files": {},
         **ORIGIN,
-        "data": ORIGIN["data"]
-        | {"name": "cifar100", "class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
+        "data": ORIGIN["data"] | {"name": "cifar100"}
+        | {"class_counts": [450] * 100, "val_counts": [50] * 100, "test_counts": [100] * 100},
     }  # fmt: skip
 
 
@@ -658,6 +658,9 @@ def test_times_are_compared_inside_rounds(tmp_path):
     assert (table["slower_low"]["pskd"], table["slower_high"]["pskd"]) == pytest.approx((1.1, 2.0))
     assert set(table["clock"]) == {"CPU"}
     assert report.has_seconds(made, params, tmp_path)
+    longer = params_of(epochs=params.epochs + 1)  # other runs of the same names: not these times
+    assert not report.has_seconds(runs(longer), longer, tmp_path)
+    assert report.stored_seconds(longer, tmp_path).empty
     table[["model", "seconds_an_epoch"]].to_csv(tmp_path / STEM / "seconds.csv")  # an older form
     assert not report.has_seconds(made, params, tmp_path)
 

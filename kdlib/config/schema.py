@@ -175,7 +175,8 @@ class Run(Strict):
 
 class Control(Strict):
     """A small grid beside the main one: its own KD methods, on some levels of the other axes and
-    some seeds (None: all that the params have)."""
+    some seeds (None: all that the params have). Levels and seeds that the params lack make no run,
+    so `--set seeds=[0]` holds for it, too."""
 
     kd_methods: Names
     seeds: Seeds | None = None

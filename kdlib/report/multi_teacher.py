@@ -19,6 +19,7 @@ from kdlib.report.multi_teacher_tables import (
     effects,
     epochs,
     networks,
+    owners,
     pairs,
     published,
     students,
@@ -118,7 +119,9 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
         html.folded("Method by method", *(drawn[name] for name in methods)) if methods else "",
         html.heading("Teachers"),
         html.table(tables["teachers"], words.TEACHERS),
-        html.table(timed(tables["networks"], _latency(section.folder), params), words.NETWORKS),
+        html.table(
+            timed(tables["networks"], _latency(rows, params, out_dir), params), words.NETWORKS
+        ),
         html.folded("Pairs of teachers", html.table(tables["pairs"], words.PAIRS)),
         html.folded("Students and teachers", html.table(tables["by_teacher"], words.WEIGHTS)),
         html.items([html.made_with(own)]),
@@ -129,23 +132,35 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
 
 def has_latency(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> bool:
     """Whether `write_latency` has stored the time of all networks."""
-    known = _latency(Section(Path(out_dir), STEM, params.setting).folder)["network"]
-    return set(known) >= set(architectures(rows, params))
+    return set(_latency(rows, params, out_dir)["network"]) >= set(architectures(rows, params))
 
 
 def write_latency(
-    found: Mapping[str, Mapping[int, float]], params: MultiTeacher, out_dir: str | Path
+    found: Mapping[str, Mapping[int, float]],
+    rows: Sequence[Row],
+    params: MultiTeacher,
+    out_dir: str | Path,
 ) -> None:
     """Store the milliseconds of a forward by network and batch size (`kdlib.train.latency_ms`), as
-    latency.csv: a timing, outside every comparison of results."""
+    latency.csv: a timing, outside every comparison of results. rows: who has the networks."""
+    of = owners(rows, params)
     lines = (
-        {"network": name} | {f"latency_{size}": value for size, value in times.items()}
+        {"run": of[name]["id"], "network": name}
+        | {f"latency_{size}": value for size, value in times.items()}
         for name, times in found.items()
     )
-    folder = Section(Path(out_dir), STEM, params.setting).folder
-    write_atomic(folder / LATENCY, csv(pd.DataFrame(lines)))
+    write_atomic(_latency_file(params, out_dir), csv(pd.DataFrame(lines)))
 
 
-def _latency(folder: Path) -> pd.DataFrame:
-    path = folder / LATENCY
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["network"])
+def _latency(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> pd.DataFrame:
+    """What `write_latency` stored of these networks, as they are in these params."""
+    path = _latency_file(params, out_dir)
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    if "run" not in table:
+        return pd.DataFrame(columns=["network"])
+    known = [row["id"] for row in owners(rows, params).values()]
+    return table[table["run"].isin(known)].drop(columns="run")
+
+
+def _latency_file(params: MultiTeacher, out_dir: str | Path) -> Path:
+    return Section(Path(out_dir), STEM, params.setting).folder / LATENCY

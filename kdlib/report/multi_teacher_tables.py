@@ -151,9 +151,16 @@ def teachers(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
 
 def architectures(rows: Sequence[Row], params: MultiTeacher) -> dict[str, nn.Module]:
     """The networks of the study by name, teachers first, with weights of no training."""
-    shapes = {row["run"]["model"]: row["network"] for row in present(rows, _every(params))}
+    return {name: models.build(**row["network"]) for name, row in owners(rows, params).items()}
+
+
+def owners(rows: Sequence[Row], params: MultiTeacher) -> dict[str, Row]:
+    """Of each network of the study, teachers first, the row of the first run that has it."""
+    found: dict[str, Row] = {}
+    for row in present(rows, _every(params)):
+        found.setdefault(row["run"]["model"], row)
     wanted = dict.fromkeys([*params.teacher_models, *params.student_models])
-    return {name: models.build(**shapes[name]) for name in wanted if name in shapes}
+    return {name: found[name] for name in wanted if name in found}
 
 
 def networks(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:

@@ -12,10 +12,19 @@ from kdlib.report.compose import Section
 from kdlib.report.self_distillation.tables import CELL
 from kdlib.report.tables import csv
 from kdlib.store import write_atomic
-from kdlib.studies.self_distillation import STEM, SelfDistillation
+from kdlib.studies.self_distillation import STEM, SelfDistillation, runs
 
 FILE = "seconds.csv"
-COLUMNS = [*CELL, "clock", "rounds", "seconds_an_epoch", "slower", "slower_low", "slower_high"]
+COLUMNS = [
+    "run",
+    *CELL,
+    "clock",
+    "rounds",
+    "seconds_an_epoch",
+    "slower",
+    "slower_low",
+    "slower_high",
+]
 
 
 def write_seconds(
@@ -37,29 +46,32 @@ def write_seconds(
     for run in made:
         times = np.asarray(found[run.id])
         ratios = times / plain.get(run.labels["model"], np.nan)
-        line = run.labels | {"clock": clock, "rounds": len(times), "seconds_an_epoch": times.min()}
+        line = {"run": run.id, **run.labels, "clock": clock, "rounds": len(times)}
         ends = {"slower_low": ratios.min(), "slower_high": ratios.max()}
-        lines.append(line | {"slower": np.median(ratios)} | ends)
+        took = {"seconds_an_epoch": times.min(), "slower": np.median(ratios)}
+        lines.append(line | took | ends)
     write_atomic(_file(params, out_dir), csv(pd.DataFrame(lines)[COLUMNS]))
 
 
 def has_seconds(made: Sequence[Run], params: SelfDistillation, out_dir: str | Path) -> bool:
     """Whether `write_seconds` has stored the time of all these runs."""
-    known = set(stored_seconds(params, out_dir)[CELL].itertuples(index=False, name=None))
-    return known >= {tuple(run.labels[name] for name in CELL) for run in made}
+    return set(stored_seconds(params, out_dir)["run"]) >= {run.id for run in made}
 
 
 def stored_seconds(params: SelfDistillation, out_dir: str | Path) -> pd.DataFrame:
-    """What `write_seconds` stored; empty where it did not, or in another form."""
+    """What `write_seconds` stored of runs of these params; empty where it did not, or in another
+    form."""
     path = _file(params, out_dir)
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    return table if list(table) == COLUMNS else pd.DataFrame(columns=COLUMNS)
+    if list(table) != COLUMNS:
+        return pd.DataFrame(columns=COLUMNS)
+    return table[table["run"].isin([run.id for run in runs(params)])]
 
 
 def timed(cells: pd.DataFrame, clocked: pd.DataFrame) -> pd.DataFrame:
     """The times (`stored_seconds`) of the cells that have one, with their errors."""
     errors = cells[[*CELL, "seeds", "top1_error", "top1_error_ci95"]]
-    return errors.merge(clocked, on=CELL)
+    return errors.merge(clocked.drop(columns="run"), on=CELL)
 
 
 def _file(params: SelfDistillation, out_dir: str | Path) -> Path:
