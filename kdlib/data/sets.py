@@ -53,13 +53,19 @@ def load(
 
 
 def stamp(name: str, data_dir: str | Path | None = None) -> tuple[str, int, int] | None:
-    """What tells one file of a set from the next under its name, without reading it: path, time and
-    size; None for a set that is no npz file in the folder."""
+    """What tells a set from the next under its name, without reading it: path, latest time and
+    size of its npz file, or of its folder, what lies in it and the class folders below (so an image
+    that comes or goes is seen, one that is painted over is not); None for any other."""
     path = _folder(data_dir) / f"{name}.npz"
+    places = [path]
     if not path.is_file():
-        return None
-    facts = path.stat()
-    return str(path.resolve()), facts.st_mtime_ns, facts.st_size
+        path = path.with_suffix("")
+        places = [path, *path.glob("*"), *path.glob("*/*/")]
+        if not path.is_dir():
+            return None
+    facts = [place.stat() for place in places]
+    newest = max(one.st_mtime_ns for one in facts)
+    return str(path.resolve()), newest, sum(one.st_size for one in facts)
 
 
 def at_hand(name: str, data_dir: str | Path | None = None) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from kdlib import data
+from kdlib.data import kept
 from tests.data.set_helpers import (
     CLASSES,
     draw,
@@ -122,6 +123,15 @@ def test_a_tree_takes_jpg_files_of_any_size(tmp_path):
     record = data.load("mine", tmp_path, image_size=8)
     assert len(record.train_images) == 13
     assert (np.abs(record.train_images - np.array([254, 0, 0])).max((1, 2, 3)) < 2).sum() == 1
+
+
+def test_a_tree_that_gained_an_image_is_read_again(tmp_path):
+    write_images(tmp_path / "mine", draw((8, 8, 3)))
+    before = kept.image_set("mine", str(tmp_path), 8, True)
+    assert kept.image_set("mine", str(tmp_path), 8, True) is before
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "mine" / "train" / "dog" / "zz.png")
+    after = kept.image_set("mine", str(tmp_path), 8, True)
+    assert len(after.train_images) == len(before.train_images) + 1
 
 
 def break_file(root):
