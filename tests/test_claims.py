@@ -591,6 +591,13 @@ def test_rows_that_no_params_ask_for_judge_nothing(caplog):
     assert len(unknown) == len(found)
 
 
+def test_a_profile_whose_params_are_wrong_judges_nothing(caplog):
+    """As where the checkpoint of a given network is on another machine."""
+    assert pairing.entries({"digits5": DIGITS5}, {"digits5": {"epochs": 0}}) == []
+    assert f"{DIGITS5} is left out" in caplog.text
+    assert "epochs: input should be greater than or equal to 1" in caplog.text
+
+
 def test_a_batch_tells_the_claims_what_was_changed():
     (part,) = plan.plan("digits", None, ["07"], seeds=[3]).parts
     assert (part.params.profile, part.params.changes) == ("digits", {"seeds": [3]})

@@ -69,8 +69,8 @@ def entries(
     earlier params did; the log says so.
 
     changes: profile -> the keys that its params are changed by, as in `kdlib.plan.plan`. A profile
-    without params has all its rows read. DamagedError that names the file where a row is not what
-    was written.
+    without params has all its rows read, one whose params are wrong none. DamagedError that names
+    the file where a row is not what was written.
     """
     found = []
     for profile, folder in folders.items():
@@ -81,7 +81,12 @@ def entries(
             changed = ", ".join(sorted({part for parts in old.values() for part in parts}))
             log.warning("%s: %d rows are left out, other versions made them of: %s", profile,
                         len(old), changed)  # fmt: skip
-        if strays := unplanned(rows, profile, changes.get(profile, {})):
+        try:
+            strays = unplanned(rows, profile, changes.get(profile, {}))
+        except (ValueError, LookupError, OSError) as error:
+            log.warning("%s is left out, what belongs to it is not known: %s", folder, error)
+            continue
+        if strays:
             log.warning("%s: %d rows are left out, params/%s asks for no such runs: %s", folder,
                         len(strays), profile, listed(strays, 3))  # fmt: skip
         rows = {name: row for name, row in rows.items() if name not in {*old, *strays}}
