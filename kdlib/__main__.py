@@ -118,6 +118,8 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """The keys to set otherwise, each given once."""
     changes: dict[str, Any] = {"trust_data": True} if options.trust_data else {}
     for key, value in options.set:
+        if key in ("profile", "out_dir", "notebooks"):
+            raise ValueError(f"--set {key}: unknown key, it is no key of a params file")
         if key in changes:
             raise ValueError(f"--set {key}: given twice; several values are a list, {key}=[...]")
         changes[key] = value
@@ -184,7 +186,7 @@ def _check_tables(options: argparse.Namespace, results: Path, findings: Any) -> 
         findings.mixed.append(told)
         return
     whole = plan(options.profile or name, results, **_changes(options))
-    rows, asked = Store(results).rows(), {run.id for run in whole.runs}
+    rows, asked = Store(results).rows(), whole.rows
     if strays := [row["id"] for row in rows if row["id"] not in asked]:
         findings.mixed.append(f"{len(strays)} rows of runs that params/{whole.profile} does not "
                               f"ask for, so in no table: {listed(strays, 3)}")  # fmt: skip

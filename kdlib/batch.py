@@ -31,7 +31,8 @@ from kdlib.store import REASONS, write_atomic
 from kdlib.survey import Survey, closing_words, stored_rows, survey
 
 FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
-GRACE = 3  # seconds for Snakemake to end by itself
+GRACE = 3  # seconds in which Snakemake says that it was interrupted, too
+CANCELLING = "Terminating processes on user request"
 FULL = 2**20  # bytes: a disk with less is full
 PROFILES = ROOT / "workflow" / "profiles"
 
@@ -68,6 +69,8 @@ def run(
 
     def look() -> Collection[str]:
         nonlocal seen
+        if not (dry_run or notebooks):  # the lock is held here
+            _drop_sections(whole)
         seen = survey(whole, dry_run=dry_run, check_on="cpu" if remote else None)
         return seen.stored
 
@@ -79,8 +82,6 @@ def run(
         foresee=foresee if dry_run else None, conclude=functools.partial(_draw, whole),
     )  # fmt: skip
     if not dry_run:
-        if not notebooks:
-            _drop_sections(whole)
         for line in closing_words(whole, seen):
             print(line, file=sys.stderr)
     return code
@@ -88,10 +89,10 @@ def run(
 
 def _drop_sections(whole: Plan) -> None:
     """Take sections of settings that the profile no longer has off the page."""
-    has = {part.key for part in whole.parts}
+    has, stems = {part.key for part in whole.parts}, {part.stem for part in whole.parts}
     found = [path.parent for path in whole.out_dir.glob("[0-9]*/**/summary.txt")]
     there = [folder.relative_to(whole.out_dir).as_posix() for folder in found]
-    if gone := [key for key in there if key not in has]:
+    if gone := [key for key in there if key not in has and key.partition("/")[0] in stems]:
         from kdlib.report import compose  # seconds, and seldom needed
 
         compose.drop(whole.out_dir, gone)
@@ -254,7 +255,7 @@ def _work(
             seen = len(lines)
             time.sleep(0.1)
     except KeyboardInterrupt:
-        _interrupt(child)
+        _interrupt(child, home / "snakemake.log")
         print("interrupted; start again to go on", file=sys.stderr)
         return INTERRUPTED
     if child.returncode:
@@ -265,19 +266,25 @@ def _work(
     return 0
 
 
-def _interrupt(child: subprocess.Popen) -> None:
+def _interrupt(child: subprocess.Popen, log: Path) -> None:
     """Wait until Snakemake and its jobs have ended: a terminal interrupts them, too; whoever
     interrupts this process alone (an IDE, `kill -INT`) means them as well."""
     try:
         child.wait(GRACE)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            jobs = psutil.Process(child.pid).children(recursive=True)
-            child.send_signal(signal.SIGINT)
-            for job in jobs:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    job.send_signal(signal.SIGINT)
+        if CANCELLING not in log.read_text(encoding="utf-8", errors="replace"):
+            _signal(child)
         child.wait()
+
+
+def _signal(child: subprocess.Popen) -> None:
+    """Interrupt it and all that it has started, as a terminal would."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        jobs = psutil.Process(child.pid).children(recursive=True)
+        child.send_signal(signal.SIGINT)
+        for job in jobs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                job.send_signal(signal.SIGINT)
 
 
 def _count(number: int, word: str) -> str:

@@ -64,6 +64,16 @@ class Plan:
         """Every run, once."""
         return tuple({run.id: run for part in self.parts for run in part.runs}.values())
 
+    @property
+    def rows(self) -> set[str]:
+        """The ids of the runs and of all their teachers, which are stored even where no part asks
+        for them."""
+        found, left = set(), list(self.runs)
+        while left:
+            found.add((run := left.pop()).id)
+            left += run.teachers
+        return found
+
 
 def profiles() -> list[str]:
     """The folders of params/; FileNotFoundError where there are none."""

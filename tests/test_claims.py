@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import glob
 import itertools
 import math
 import re
@@ -25,7 +26,15 @@ from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.pairs import Entry
 from kdlib.store import DamagedError
-from kdlib.studies.published_claims import CLAIMS, Analysis, Claims, Comparison, load_claims
+from kdlib.studies import published_claims
+from kdlib.studies.published_claims import (
+    CLAIMS,
+    Analysis,
+    Claims,
+    Comparison,
+    PublishedClaims,
+    load_claims,
+)
 
 ROOT = Path(__file__).parents[1]
 STUDY_OF = {
@@ -598,6 +607,21 @@ def test_a_profile_whose_params_are_wrong_judges_nothing(caplog):
     assert "epochs: input should be greater than or equal to 1" in caplog.text
 
 
+def test_teachers_that_a_job_makes_for_its_students_are_asked_for():
+    """Of a profile with students alone: no part has them, and their rows are stored."""
+    whole = plan.plan("precision", None, ["02"])
+    teachers = {teacher.id for run in whole.runs for teacher in run.teachers}
+    assert teachers
+    assert whole.rows == {run.id for run in whole.runs} | teachers
+
+
+def test_claims_hang_on_the_params_of_every_profile():
+    patterns = published_claims.reads(PublishedClaims())
+    found = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
+    for profile in ("cifar_small", "fashion"):
+        assert {str(path) for path in (ROOT / "params" / profile).glob("*.yaml")} <= found
+
+
 def test_a_batch_tells_the_claims_what_was_changed():
     (part,) = plan.plan("digits", None, ["07"], seeds=[3]).parts
     assert (part.params.profile, part.params.changes) == ("digits", {"seeds": [3]})
@@ -609,6 +633,10 @@ def test_a_scale_says_how_few_images_train():
         for one in grid_rows(0.03, 0.005)
     ]
     claim, claims = one_claim()
+    (line,) = judging.judge(claim, claims, entries(rows))
+    assert line["scale"] == "cifar10 IF 100, 500 images, resnet20 -> resnet8, 40 epochs"
+    for one in rows:
+        one["run"]["val_fraction"] = 0.0  # nothing validates
     (line,) = judging.judge(claim, claims, entries(rows))
     assert line["scale"] == "cifar10 IF 100, 500 images, resnet20 -> resnet8, 40 epochs"
 

@@ -61,6 +61,7 @@ def refused(capsys, out, *arguments):
         (["digits", "--set", "lr=.inf"], "lr: input should be a finite number"),
         (["digits", "--set", "only=[x]"], "unknown key 'only'"),
         (["digits", "--set", "setting=x"], "unknown key 'setting'"),
+        (["digits", "--set", "out_dir=x"], "--set out_dir: unknown key"),
         (["digits", "--set", "seeds=0", "--set", "seeds=1"], "--set seeds: given twice"),
         (["digits", "--set", "kd_methods=[]"], "kd_methods: value should have at least 1 item"),
         (["digits", "--set", "kd_methods=[crdd]"], "unknown KD method 'crdd', did you mean 'crd'?"),

@@ -85,6 +85,10 @@ def test_the_pilot_of_cifar_small_is_one_command():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"kd_methods": ["none"], "student_losses": ["ce"], "mixup": [False], "controls": {}},
+            "one kind of",
+        ),
         ({"kd_methods": ["kd"]}, "kd_methods lacks 'none'"),
         ({"teacher_model": {"model": "resnet20", "checkpoint": "x.pth"}}, "has no length"),
         ({"lengths": [10, 10]}, "lengths: a value stands twice"),

@@ -22,8 +22,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for block in () if isinstance(model, Plain) else folded.modules():
-        if type(block) is not nn.Sequential:  # a subclass may have a forward of its own
-            continue
+        if getattr(type(block), "forward", None) is not nn.Sequential.forward:
+            continue  # no sequence, or one that may call its parts in another order
         for index, (conv, norm) in enumerate(pairwise(list(block))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 block[index] = fuse_conv_bn_eval(conv, norm)

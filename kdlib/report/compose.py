@@ -139,7 +139,7 @@ class Section:
                 path.unlink()
 
 
-def drop(out_dir: Path, keys: Iterable[str]) -> None:
+def drop(out_dir: Path, keys: Sequence[str]) -> None:
     """Take sections off the page and out of its summary; their tables and figures stay."""
     report, gone = out_dir / REPORT, {escape(key) for key in keys}
     with FileLock(report / ".lock"):

@@ -102,7 +102,7 @@ def unplanned(ids: Iterable[str], profile: str, changes: Mapping[str, Any]) -> l
     a row that an earlier value of a key left behind is in no table, so in no verdict either."""
     if not (plan.ROOT / "params" / profile).is_dir():
         return []
-    asked = {run.id for run in plan.plan(profile, **changes).runs}
+    asked = plan.plan(profile, **changes).rows
     return [name for name in ids if name not in asked]
 
 
@@ -125,7 +125,7 @@ def facts(row: Row, profile: str) -> dict[str, Any]:
         "recipe": recipe and fingerprint(trained)[:8],
         "epochs": recipe and recipe["epochs"],
         "classes": run.get("classes") and len(run["classes"]),
-        "images": run.get("val_fraction") and sum(row["data"]["class_counts"]),
+        "images": sum(row["data"]["class_counts"]) if run.get("val_fraction") is not None else None,
         "teachers": len(teachers) if len(teachers) > 1 else None,
         **{key: run[key] for key in ("data", "imbalance_factor", "image_size", "model")},
         **{key: run[key] for key in ("precision", "seed")},

@@ -200,11 +200,13 @@ def _named(claims: Any, path: Path) -> tuple[Claim, ...]:
 
 
 def reads(params: PublishedClaims) -> list[str]:
-    """Patterns of what verdicts hang on: the claims, published tables, rows of other profiles."""
+    """Patterns of what verdicts hang on: the claims, published tables, rows of other profiles and
+    the params that say which of them count."""
     results = CLAIMS.parents[1] / "results"
     folders = params.results or (str(results / "*"),)
     rows = [f"{folder}/[0-9]*/**/rows/*.json" for folder in folders]
-    return [params.claims or str(CLAIMS), str(results / "published" / "*.csv"), *rows]
+    asked = str(CLAIMS.parent / "**" / "*.yaml")
+    return [params.claims or str(CLAIMS), str(results / "published" / "*.csv"), asked, *rows]
 
 
 STUDIES.register(STEM, study="", params=PublishedClaims, reads=reads, drawing=0.3)(lambda own: [])

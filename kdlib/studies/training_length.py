@@ -22,7 +22,8 @@ class TrainingLength(Params):
 def runs(params: TrainingLength) -> list[Run]:
     """Teachers, students and controls of each length.
 
-    ValueError for a network that is given, which has no length, or where nothing is without KD.
+    ValueError for a network that is given, which has no length, where nothing is without KD, or
+    where there is one kind of student alone.
     """
     if isinstance(params.teacher_model, Given):
         raise ValueError("teacher_model: a given teacher has no length of training")
@@ -32,6 +33,10 @@ def runs(params: TrainingLength) -> list[Run]:
         )
     if grid.NO_KD not in params.kd_methods:
         raise ValueError(f"kd_methods lacks {grid.NO_KD!r}: against what is KD to be compared?")
+    if len({tuple(run.labels.values()) for run in grid.student_runs(params)}) < 2:
+        raise ValueError(
+            "kd_methods, student_losses and mixup: one kind of student is no comparison"
+        )
     return teacher_runs(params) + student_runs(params)
 
 
