@@ -72,7 +72,7 @@ def scoreboard(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             **{kind: int((own["standing"] == kind).sum()) for kind in DO},
             "fitted": len(fits := _fits(own)),
             "still": int(_still(fits).sum()),
-            "reversed": sum(map(reversed_effect, own.to_dict("records"))),
+            "reversed": sum(map(reversed_effect, own[own["standing"] == FAILS].to_dict("records"))),
         }
         for name, own in parts.items()
     }).T  # fmt: skip
