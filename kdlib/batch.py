@@ -11,7 +11,6 @@ import glob
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,9 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
-from kdlib import estimate, lock, runnb
+from kdlib import estimate, interrupt, lock, runnb
 from kdlib.config import fingerprint
 from kdlib.device import resolve_device
 from kdlib.plan import ROOT, Job, Plan, plan
@@ -31,8 +28,6 @@ from kdlib.store import REASONS, write_atomic
 from kdlib.survey import Survey, closing_words, stored_rows, survey
 
 FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
-GRACE = 3  # seconds in which Snakemake says that it was interrupted, too
-CANCELLING = "Terminating processes on user request"
 FULL = 2**20  # bytes: a disk with less is full
 PROFILES = ROOT / "workflow" / "profiles"
 
@@ -255,7 +250,7 @@ def _work(
             seen = len(lines)
             time.sleep(0.1)
     except KeyboardInterrupt:
-        _interrupt(child, home / "snakemake.log")
+        interrupt.end(child, home / "snakemake.log")
         print("interrupted; start again to go on", file=sys.stderr)
         return INTERRUPTED
     if child.returncode:
@@ -264,27 +259,6 @@ def _work(
             write_atomic(reasons, json.dumps(progress.reasons(), indent=1).encode())
         return FAILED
     return 0
-
-
-def _interrupt(child: subprocess.Popen, log: Path) -> None:
-    """Wait until Snakemake and its jobs have ended: a terminal interrupts them, too; whoever
-    interrupts this process alone (an IDE, `kill -INT`) means them as well."""
-    try:
-        child.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        if CANCELLING not in log.read_text(encoding="utf-8", errors="replace"):
-            _signal(child)
-        child.wait()
-
-
-def _signal(child: subprocess.Popen) -> None:
-    """Interrupt it and all that it has started, as a terminal would."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        jobs = psutil.Process(child.pid).children(recursive=True)
-        child.send_signal(signal.SIGINT)
-        for job in jobs:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                job.send_signal(signal.SIGINT)
 
 
 def _count(number: int, word: str) -> str:

@@ -538,10 +538,6 @@ def test_tables_and_report(trained, monkeypatch):
     latency = {name: {1: 0.5, 128: 3.0} for name in report.architectures(rows, small)}
     report.write_latency(latency, rows, small, folder)
     assert report.has_latency(rows, small, folder)
-    other = [{**row, "id": row["id"].replace("seed0", "seed1")} for row in rows]
-    with monkeypatch.context() as patch:  # of other params: other networks under the same names
-        patch.setattr("kdlib.report.multi_teacher.owners", lambda *_: {"student": other[0]})
-        assert not report.has_latency(rows, small, folder)
     page = report.write(rows, small, folder).read_text()
     assert re.search(r"the teachers together</td>.*1\.50</td>.*9\.0</td>", page)
     assert "Does a student of several teachers follow them" in page
@@ -554,6 +550,17 @@ def test_tables_and_report(trained, monkeypatch):
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no row of a student of 05_multi_teacher_fidelity"):
         report.deterministic_tables(rows[:3], small)
+
+
+def test_times_are_of_the_networks_of_these_params(tmp_path, monkeypatch):
+    """Other params have other networks under the same names."""
+    params = study.MultiTeacher()
+    monkeypatch.setattr(report, "owners", lambda *_: {"student": {"id": "student-seed0-1"}})
+    monkeypatch.setattr(report, "architectures", lambda *_: {"student": None})
+    report.write_latency({"student": {1: 0.5}}, [], params, tmp_path)
+    assert report.has_latency([], params, tmp_path)
+    monkeypatch.setattr(report, "owners", lambda *_: {"student": {"id": "student-seed0-2"}})
+    assert not report.has_latency([], params, tmp_path)
 
 
 def test_panels_are_as_many_as_the_study_has():

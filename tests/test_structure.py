@@ -33,6 +33,7 @@ ORDER = [
         "registry",
         "known_sets",
         "lock",
+        "interrupt",
         "device",
         "_compat",
         "notices",
