@@ -118,7 +118,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """The keys to set otherwise, each given once."""
     changes: dict[str, Any] = {"trust_data": True} if options.trust_data else {}
     for key, value in options.set:
-        if key in ("profile", "out_dir", "notebooks"):
+        if key in ("out_dir", "notebooks"):  # arguments of `plan`, which refuses all others
             raise ValueError(f"--set {key}: unknown key, it is no key of a params file")
         if key in changes:
             raise ValueError(f"--set {key}: given twice; several values are a list, {key}=[...]")
