@@ -91,14 +91,14 @@ class Cost:
 def kind(run: Run) -> Kind:
     """What decides the time of a step: networks and data first (`PLACE`), then the terms."""
     return (
-        run.data, run.image_size, run.imbalance_factor, len(run.classes or ()), run.model,
-        tuple(teacher.model for teacher in run.teachers), run.recipe.batch_size, run.precision,
-        run.compile,
+        run.data, run.image_size, run.network_size, run.imbalance_factor, len(run.classes or ()),
+        run.model, tuple(teacher.model for teacher in run.teachers), run.recipe.batch_size,
+        run.precision, run.compile,
         tuple(run.objective), tuple(run.targets), bool(run.mixup_alpha),
     )  # fmt: skip
 
 
-PLACE = slice(0, 9)
+PLACE = slice(0, 10)
 
 
 def measure(

@@ -169,6 +169,20 @@ def test_alpha_weighs_the_two_losses_exactly():
         assert run.objective["consensus"] == expected
 
 
+def test_students_may_have_another_size_and_precision_than_their_teachers(digits):
+    asked = params(methods=["mean"], students={"network_size": 12, "precision": "bf16"})
+    (run,) = study.student_runs(asked)
+    (same,) = study.student_runs(params(methods=["mean"]))
+    assert (run.image_size, run.network_size, run.precision) == (None, 12, "bf16")
+    assert run.teachers == same.teachers  # who are trained once for both
+    assert (run.teachers[0].network_size, run.teachers[0].precision) == (None, "fp32")
+    networks = [build_network(one, digits) for one in (run, *run.teachers)]
+    sizes = [network.preprocess.image_size for network in networks]
+    assert sizes == [12, 8, 8, 8]
+    with pytest.raises(ValueError, match=r"students\.precision"):
+        params(students={"precision": "int8"})
+
+
 def test_controls_add_runs_and_repeat_none():
     one = params(seeds=[0, 1])
     more = params(

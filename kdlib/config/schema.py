@@ -88,7 +88,8 @@ class Run(Strict):
     objective: term name -> its options and weight, all of them explicit. targets: the same of what
     softens the targets its label terms read, at most one. teachers: the runs whose networks teach
     this one. classes: names of those of the set's classes it knows, None: all. fidelity_every:
-    epochs between two comparisons with the teachers on validation, 0: none. pretrained: the name of
+    epochs between two comparisons with the teachers on validation, 0: none. network_size: px a side
+    to which its network resizes images, None: the set's. pretrained: the name of
     the ImageNet weights it starts from, "" for random ones. `labels` (the cell in the grid) make
     the readable half of the id and do not enter its hash; nor does `folder` (where its results
     lie).
@@ -111,6 +112,7 @@ class Run(Strict):
     compile: bool = False
     teachers: tuple["Run", ...] = ()
     fidelity_every: Annotated[int, Field(ge=0)] = 0
+    network_size: Count | None = None
     pretrained: str = ""
     labels: dict[str, Any] = Field(default_factory=dict)
     folder: str = ""
@@ -129,7 +131,7 @@ class Run(Strict):
 
     def _dump(self, exclude: set[str]) -> dict[str, Any]:
         """The fields that say something: a field that came later keeps older ids as they were."""
-        later = ("targets", "classes", "fidelity_every", "pretrained")
+        later = ("targets", "classes", "fidelity_every", "network_size", "pretrained")
         unset = {name for name in later if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=exclude | unset)
 
@@ -162,9 +164,10 @@ class Run(Strict):
         ]
 
     def input_size(self, data_size: int) -> int:
-        """The size of the images its network takes, in px: the set's, or what a given one says."""
+        """The size of the images its network takes, in px: its own, what a given one says, or the
+        set's."""
         own = self.given.preprocess if self.given else None
-        return (own and own.image_size) or data_size
+        return (own and own.image_size) or self.network_size or data_size
 
     @cached_property
     def stream(self) -> str:

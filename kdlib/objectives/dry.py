@@ -71,7 +71,8 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
             f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images"
         )
     channels, size, sets = record.in_channels, record.image_size, class_sets(run, record.classes)
-    own = dry_view(run.model, len(counts), channels, size, needs_side_heads(run))
+    own_size = run.input_size(size)
+    own = dry_view(run.model, len(counts), channels, own_size, needs_side_heads(run))
     if own.logits.shape != (2, len(counts)):
         raise ValueError(
             f"model {run.model!r} gives logits of shape {tuple(own.logits.shape)} for 2 images, "

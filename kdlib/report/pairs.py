@@ -112,7 +112,8 @@ def facts(row: Row, profile: str) -> dict[str, Any]:
 
     classes: how many of the set's it has, where not all; images: how many train it, where the
     params say what share validates; teachers: how many, where several; recipe: a hash of how it was
-    trained, on which share of the data and with which augmentation.
+    trained, on which share of the data and with which augmentation; image_size: px a side that its
+    network takes, where they are not the set's.
     """
     run = row["run"]
     recipe, teachers = run["recipe"], run["teachers"]
@@ -127,7 +128,8 @@ def facts(row: Row, profile: str) -> dict[str, Any]:
         "classes": run.get("classes") and len(run["classes"]),
         "images": sum(row["data"]["class_counts"]) if run.get("val_fraction") is not None else None,
         "teachers": len(teachers) if len(teachers) > 1 else None,
-        **{key: run[key] for key in ("data", "imbalance_factor", "image_size", "model")},
+        "image_size": run.get("network_size") or run["image_size"],
+        **{key: run[key] for key in ("data", "imbalance_factor", "model")},
         **{key: run[key] for key in ("precision", "seed")},
         **row["labels"],
     }
@@ -188,6 +190,7 @@ def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
     what += f" IF {told['imbalance_factor']:g}" if "imbalance_factor" in told else ""
     what += f", {told['classes']} classes" if "classes" in told else ""
     what += f", {told['images']} images" if "images" in told else ""
+    what += f", {told['image_size']} px" if "image_size" in told else ""
     if len(teachers) > 2:
         teachers = [f"{told.get('teachers', len(teachers))} teachers"]
     who = f"{' + '.join(teachers)} -> {told['model']}" if teachers else told["model"]

@@ -6,7 +6,7 @@ of its classes a teacher's logits stand for, and who answers for a class, are de
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -50,16 +50,25 @@ class Control(Strict):
     seeds: Seeds | None = None
 
 
+class OfStudents(Strict):
+    """What students have otherwise than their teachers. network_size: px a side to which their
+    networks resize the images that all see."""
+
+    network_size: Count | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+
+
 class OverlappingTeachers(StudyParams):
     """The overlapping-teachers study (notebook 06).
 
     teachers: name -> its classes, by name or id, or a trained network of yours, `{model,
     checkpoint, classes, ...}`. student_classes: default all that some teacher knows. class_names:
     of a set of one's own, in its order. pretrained: whether students start from torchvision's
-    ImageNet weights; [false, true] makes both. methods: "none", a consensus rule, "restricted_kd",
-    or a variant of these in `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no
-    teacher. scheduler_step: epochs between two multiplications of lr by gamma, instead of a cosine.
-    controls: name -> a small grid beside the main one.
+    ImageNet weights; [false, true] makes both. students: what they have otherwise than their
+    teachers. methods: "none", a consensus rule, "restricted_kd", or a variant of these in
+    `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no teacher. scheduler_step:
+    epochs between two multiplications of lr by gamma, instead of a cosine. controls: name -> a
+    small grid beside the main one.
     """
 
     data: str = "digits"
@@ -75,6 +84,7 @@ class OverlappingTeachers(StudyParams):
     teacher_recipe: dict[str, Any] = {}
     student_models: Names = ("resnet8",)
     pretrained: Switches = (False,)
+    students: OfStudents = OfStudents()
     methods: Names = (NO_KD, "mean", "per_class", RESTRICTED)
     alpha: Share = 0.1
     temperature: Positive = 2.0
@@ -228,6 +238,7 @@ def _student_run(
     temperature: float,
 ) -> Run:
     common = grid.base(params, seed, STEM) | {"model": model, "classes": union(params)}
+    common |= params.students.model_dump(exclude_none=True)
     labels: dict[str, Any] = {"role": STUDENT, "model": model}
     if pretrained:
         common |= {"pretrained": _weights(model)}
