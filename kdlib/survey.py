@@ -24,7 +24,7 @@ log = logging.getLogger("kdlib")
 
 class Survey(NamedTuple):
     """Rows by run id: `stored`, those that are valid, and `lost`, whole ones whose run is done
-    again because another of its files is damaged."""
+    again because another of its files is damaged, or not there and needed."""
 
     stored: dict[str, Row]
     lost: dict[str, Row]
@@ -35,7 +35,9 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
 
     A damaged file is named and never read. Where a row stays whole but the run's checkpoint or
     predictions do not, both go, and the run is done again; a damaged progress goes, and the run
-    starts anew; a damaged timing goes, and nothing brings it back. A row of an older evaluation is
+    starts anew; a damaged timing goes, and nothing brings it back. So does the row of a teacher
+    without a checkpoint that a run which is left learns from: its own job makes it again, once for
+    all that wait for it. A row of an older evaluation is
     measured again, one of other data than lie here counts as none. dry_run: change nothing.
     check_on: the device to check for where jobs run elsewhere.
     """
@@ -54,6 +56,10 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
         gone += _spoilt(store, run)
         for path in [] if dry_run else gone:
             path.unlink()
+    for teacher in _networks_to_make(whole, store, found):
+        lost[teacher.id] = found.pop(teacher.id)
+        if not dry_run:
+            store.path(teacher, "rows").unlink()
     _check(labs, found, dry_run)
     if not dry_run:
         _measure_again(labs, found)
@@ -88,6 +94,19 @@ def _damaged(store: Store, run: Run, row: Row) -> list[Path]:
     """The files of a run that are there, but not as its row states."""
     stated = {store.path(run, kind): digest for kind, digest in row["files"].items()}
     return [path for path, digest in stated.items() if path.exists() and sha256(path) != digest]
+
+
+def _networks_to_make(whole: Plan, store: Store, found: Mapping[str, Row]) -> list[Run]:
+    """Teachers with a row and no checkpoint, of runs that are left, theirs included."""
+    left, made = [run for run in whole.runs if run.id not in found], {}
+    while left:
+        for teacher in left.pop().teachers:
+            there = store.path(teacher, "checkpoints").exists()
+            if teacher.id in found and teacher.id not in made and not there:
+                log.warning("%s has no checkpoint, and runs that are left need it", teacher.id)
+                made[teacher.id] = teacher
+                left.append(teacher)
+    return list(made.values())
 
 
 def _spoilt(store: Store, run: Run) -> Iterator[Path]:

@@ -74,6 +74,24 @@ def test_damage_is_named_and_the_run_done_again(whole, kind, cut, caplog):
         assert line.endswith("was 0.1234")
 
 
+def test_a_teacher_without_a_checkpoint_is_made_again_by_its_own_job_where_it_is_needed(
+    whole, caplog
+):
+    store, (teacher, _, student) = Store(whole.out_dir), whole.runs
+    assert student.teachers == (teacher,)
+    store.path(teacher, "checkpoints").unlink()
+    assert len(survey_of(whole).stored) == 3  # nothing is left that needs it
+    store.path(student, "rows").unlink()
+    assert teacher.id not in survey_of(whole, dry_run=True).stored
+    assert store.path(teacher, "rows").exists()  # a dry run changes nothing
+    found = survey_of(whole)
+    assert caplog.text.count(f"{teacher.id} has no checkpoint, and runs that are left need it") == 2
+    assert (set(found.lost), len(found.stored)) == ({teacher.id}, 1)
+    Lab.of(whole.parts[0].params, whole.out_dir).complete([teacher])
+    assert store.path(teacher, "checkpoints").exists()
+    assert not any("differs" in line for line in survey.closing_words(whole, found))
+
+
 def test_a_damaged_progress_or_timing_is_named_and_goes(whole, caplog):
     run, store = whole.runs[-1], Store(whole.out_dir)
     progress, timing = (store.path(run, kind) for kind in ("progress", "timings"))
