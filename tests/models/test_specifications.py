@@ -297,3 +297,29 @@ def test_tiny_student_exports_before_the_relu(settled):
     assert tiny(images).embedding.min() < 0
     student, images = settled("student")
     assert student(images).embedding.min() >= 0
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_narrow_strided_shortcut_is_the_convolution_bit_for_bit(precision):
+    """oneDNN's own ended the process on larger maps: `resnet8_half` from 56 px on."""
+    narrow = models.build("resnet8_half", 10).stages["stage2"][0].shortcut[0]
+    plain = nn.Conv2d(8, 16, 1, stride=2, bias=False)
+    plain.load_state_dict(narrow.state_dict())
+    images = torch.randn(64, 8, 32, 32).to(memory_format=torch.channels_last)
+    found = []
+    for layer in (narrow, plain):
+        layer.to(memory_format=torch.channels_last)
+        own = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            logits = layer(own)
+        logits.float().square().sum().backward()
+        found.append((logits.detach(), own.grad, layer.weight.grad))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert type(narrow) is not type(plain)
+
+
+def test_a_narrow_resnet_learns_from_64_pixels():
+    network = models.build("resnet8_half", 10, image_size=64).to(memory_format=torch.channels_last)
+    images = torch.randn(32, 3, 64, 64).to(memory_format=torch.channels_last)
+    network(images).logits.sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
