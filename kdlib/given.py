@@ -29,10 +29,16 @@ def network(run: Run, record: ImageSet) -> nn.Module:
     if given.classes and given.classes != record.classes:
         theirs, ours = list(given.classes), list(record.classes)
         raise ValueError(f"{given.checkpoint} has the classes {theirs}, {run.data} has {ours}")
+    channels, told = record.in_channels, given.preprocess
+    if told and not len(told.mean) == len(told.std) == channels:
+        raise ValueError(
+            f"{given.checkpoint}: its preprocess has {len(told.mean)} means and {len(told.std)} "
+            f"stds, the images of {run.data} have {channels} channels"
+        )
     built, where = train.build_network(run, record), f"{given.checkpoint} does not fit {run.model}"
     state = _fitting(read_state(given), built)
     own = {name: state.pop(name) for name in BUFFERS if name in state}
-    if told := given.preprocess:
+    if told:
         built.preprocess = models.Preprocess(told.mean, told.std, built.preprocess.image_size)
         for name, value in own.items():
             if not torch.equal(value.float(), built.state_dict()[name]):

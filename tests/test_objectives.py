@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -181,6 +182,12 @@ def test_what_cannot_be_is_refused_before_training(digits):
         check(run.model_copy(update={"teachers": ()}), digits)
     with pytest.raises(ValueError, match=r"kd takes 1 teacher\(s\), got 2"):
         check(run.model_copy(update={"teachers": run.teachers * 2}), digits)
+    record, selection = digits
+    grey = np.repeat(record.train_images, 3, axis=-1)
+    grey[..., 1] = 7
+    constant = dataclasses.replace(record, train_images=grey), selection
+    with pytest.raises(ValueError, match="digits: channel 1 of the training images has one value"):
+        check(run, constant)
 
 
 @pytest.fixture

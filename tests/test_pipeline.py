@@ -286,6 +286,33 @@ def test_a_given_teacher_keeps_its_own_size_and_statistics(tmp_path):
     assert network.preprocess.mean.flatten().tolist() == pytest.approx([0.3])
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (
+            {"mean": [0.3] * 3, "std": [0.4] * 3},
+            "3 means and 3 stds, the images of digits have 1",
+        ),
+        ({"mean": [0.3], "std": [0.4, 0.4]}, "1 means and 2 stds"),
+        ({"mean": [76.5], "std": [0.4]}, r"preprocess\.mean\.0: .* less than or equal to 1"),
+        ({"mean": [0.3], "std": [102]}, r"preprocess\.std\.0: .* less than or equal to 1"),
+    ],
+)
+def test_statistics_that_cannot_be_the_networks_are_refused(finished, tmp_path, own, message):
+    folder, _, run = finished
+    path = tmp_path / "mine.pth"
+    torch.save(Store(folder).network(run.teachers[0]).state_dict(), path)
+    changes = given(path)
+    changes["teacher_model"]["preprocess"] = own
+
+    def check():
+        lab, runs = lab_and_runs(tmp_path / "out", **changes)
+        lab.check(runs[0].teachers)
+
+    with pytest.raises(ValueError, match=message):
+        check()
+
+
 def test_a_failed_run_is_named_and_the_others_are_stored(tmp_path):
     lab, runs = lab_and_runs(tmp_path, kd_methods=["kd", "rkd"])
     bad = runs[0].model_copy(

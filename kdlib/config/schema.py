@@ -20,6 +20,7 @@ from kdlib.config.fields import (
     NonNegative,
     Positive,
     Seeds,
+    Share,
     Strict,
     Switches,
     distinct,
@@ -32,8 +33,8 @@ from kdlib.registry import suggest
 class GivenPreprocess(Strict):
     """The statistics (one number a channel, of pixels in [0, 1]) and the size a network expects."""
 
-    mean: Annotated[tuple[float, ...], Field(min_length=1)]
-    std: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    mean: Annotated[tuple[Share, ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[Positive, Field(le=1)], ...], Field(min_length=1)]
     image_size: Count | None = None
 
 

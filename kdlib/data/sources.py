@@ -33,6 +33,11 @@ def from_npz(name: str, path: Path) -> ImageSet:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in KEYS if key in archive.files}
         except Exception as error:  # a damaged zip or array raises a dozen kinds
+            if "Object arrays" in str(error):
+                raise ValueError(
+                    f"{path} holds Python objects, which are not loaded: classes are an array of "
+                    "str (np.array(names, dtype=str)), images uint8, labels integers"
+                ) from error
             raise ValueError(f"{path} is damaged or no npz file: {error}") from error
     if missing := [key for key in KEYS if key not in arrays]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")

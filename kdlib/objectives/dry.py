@@ -70,6 +70,9 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
         raise ValueError(
             f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images"
         )
+    if 0 in record.std:
+        place = record.std.index(0)
+        raise ValueError(f"{run.data}: channel {place} of the training images has one value alone")
     channels, size, sets = record.in_channels, record.image_size, class_sets(run, record.classes)
     own_size = run.input_size(size)
     own = dry_view(run.model, len(counts), channels, own_size, needs_side_heads(run))

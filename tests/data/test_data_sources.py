@@ -81,6 +81,13 @@ def test_an_npy_file_under_an_npz_name_is_refused(tmp_path):
         data.load("mine", tmp_path)
 
 
+def test_python_objects_in_an_npz_are_refused_with_what_to_write_instead(tmp_path):
+    arrays = draw((16, 16)) | {"classes": np.array(CLASSES, dtype=object)}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(ValueError, match=r"mine\.npz holds Python objects, .* dtype=str"):
+        data.load("mine", tmp_path)
+
+
 @pytest.mark.parametrize(("shape", "channels"), [((6, 6), 1), ((6, 6, 3), 3)])
 def test_a_tree_gives_its_images_in_canonical_order(shape, channels, tmp_path, caplog):
     arrays = draw(shape)
