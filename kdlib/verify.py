@@ -92,7 +92,8 @@ def mixtures(rows: Sequence[Row]) -> list[str]:
         if len(values) > 1
     ]
     dirty = sum(row["provenance"]["dirty"] is not False for row in rows)
-    return lines + [f"{dirty} rows were made by code that is in no commit"] * bool(dirty)
+    told = "1 row was" if dirty == 1 else f"{dirty} rows were"
+    return lines + [f"{told} made by code that is in no commit"] * bool(dirty)
 
 
 def _verify_row(path: Path, row: Row, findings: Findings) -> bool:

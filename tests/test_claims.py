@@ -180,11 +180,14 @@ def test_an_id_stands_once(tmp_path):
         load_claims(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is no YAML"), ("- a", "is no mapping")])
-def test_what_is_no_claims_file(tmp_path, text, message):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a: [", "is no YAML"), (b"- a", "is no mapping"), (b"a: \xff", "is no YAML: 'utf-8' codec")],
+)
+def test_what_is_no_claims_file(tmp_path, content, message):
     path = tmp_path / "claims.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"claims\.yaml {message}"):
         load_claims(path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_claims(tmp_path / "nowhere.yaml")

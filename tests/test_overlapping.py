@@ -526,6 +526,9 @@ def test_the_tables_agree_with_the_rows(finished):
     oracle = by_cell.loc["teachers, oracle"]
     assert oracle["between"] == 0
     assert oracle["parameters"] == found.teachers["parameters"].sum()
+    lacking = [row for row in rows if row["labels"].get("teacher") != "low"]
+    of_two = report.Overlap.of(lacking, asked).cells.set_index("cell").loc["teachers, oracle"]
+    assert math.isnan(of_two["parameters"])  # not the size of two of its three teachers
     group = found.groups[found.groups["cell"] == "resnet8_half no KD"].set_index("images of")
     (row,) = (row for row in rows if row["labels"].get("method") == "none")
     confusion = np.array(row["confusion"])

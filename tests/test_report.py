@@ -564,6 +564,11 @@ def test_readable_tables_have_units_and_intervals():
     }  # fmt: skip
 
 
+def test_no_column_is_lost_to_another_of_its_heading():
+    with pytest.raises(ValueError, match=r"columns of one heading: \[\['a b', 'a_b'\]\]"):
+        text.readable(pd.DataFrame({"a b": [1], "a_b": [2]}))
+
+
 def test_nothing_stands_where_there_is_no_value():
     table = pd.DataFrame({"clear": pd.array([1, None], "Int64"), "level": [np.nan, True]})
     assert text.readable(table).to_dict("list") == {"clearly so": ["1", ""], "level": ["", "on"]}

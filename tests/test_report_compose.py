@@ -52,7 +52,7 @@ def test_what_a_reader_must_know_heads_a_section():
     rows[0]["data"] = rows[0]["data"] | {"name": "mine", "test_counts": [5, 11, 8]}
     rows[1]["provenance"] = rows[1]["provenance"] | {"dirty": True}
     dirty, tailed = notes_of(rows)
-    assert dirty == "1 rows were made by code that is in no commit"
+    assert dirty == "1 row was made by code that is in no commit"
     assert tailed.startswith("mine: its test split has 5 to 11 images a class, so accuracy")
 
 

@@ -87,7 +87,18 @@ def test_the_pilot_of_cifar_small_is_one_command():
     [
         (
             {"kd_methods": ["none"], "student_losses": ["ce"], "mixup": [False], "controls": {}},
-            "one kind of",
+            "no two kinds of student differ in one",
+        ),
+        (
+            {
+                "kd_methods": ["none", "kd"],
+                "teacher_losses": ["ce"],
+                "plain_losses": ["ce"],
+                "student_losses": ["bs"],
+                "mixup": [False],
+                "controls": {},
+            },
+            "no two kinds of student differ in one",
         ),
         ({"kd_methods": ["kd"]}, "kd_methods lacks 'none'"),
         ({"teacher_model": {"model": "resnet20", "checkpoint": "x.pth"}}, "has no length"),

@@ -226,6 +226,8 @@ class Overlap:
     def _size(self, row: Row) -> dict[str, float]:
         ids = row["run"]["teachers"] if row["network"] is None else [row["id"]]
         networks = [one["network"] for one in self.rows if one["id"] in ids]
+        if len(networks) < len(ids):  # of an ensemble, some of whose teachers have no row
+            return {"parameters": np.nan, "MFLOP": np.nan}
         sizes = [_network_size(**network) for network in networks]
         return {"parameters": sum(a for a, _ in sizes), "MFLOP": sum(b for _, b in sizes) / 1e6}
 

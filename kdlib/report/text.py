@@ -1,6 +1,6 @@
 """Words and numbers for readers: formatted tables, headline sentences, the terminal's summary."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,14 +130,20 @@ def word(value: Any) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table of text: percent and units in the headings, intervals behind their means."""
-    columns = {}
+    columns, headed = {}, defaultdict(list)
     for name, column in table.items():
         if name in NUMBERS:
             heading, *style = NUMBERS[name]
             halves = table.get(f"{name}_ci95", pd.Series(float("nan"), table.index))
             columns[heading] = [number(*pair, *style) for pair in zip(column, halves, strict=True)]
         elif not name.endswith("_ci95"):
-            columns[WORDS.get(name, name.replace("_", " "))] = column.map(word)
+            heading = WORDS.get(name, name.replace("_", " "))
+            columns[heading] = column.map(word)
+        else:
+            continue
+        headed[heading].append(name)
+    if doubled := [names for names in headed.values() if len(names) > 1]:
+        raise ValueError(f"columns of one heading: {doubled}")
     return pd.DataFrame(columns)
 
 

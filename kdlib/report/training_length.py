@@ -28,6 +28,7 @@ from kdlib.store import Row
 from kdlib.studies.training_length import (
     STEM,
     TrainingLength,
+    one_choice,
     runs,
     student_runs,
     teacher_runs,
@@ -105,23 +106,13 @@ def differences(rows: Sequence[Row], students: Sequence[Run]) -> pd.DataFrame:
     gaps = [
         paired(of_kind[other], of_kind[one], ["epochs", "seed"]).assign(**_named(one, other))
         for one, other in itertools.combinations(kinds, 2)
-        if _one_choice(one, other)
+        if one_choice(one, other)
     ]
     found = means(pd.concat(gaps), ["difference", "in", "epochs"], suffix="_effect")
     for name, margin in MARGINS.items():
         effect = found[f"{name}_effect"]
         found[f"{name}_sign"] = (effect > margin).astype(int) - (effect < -margin)
     return found.astype({"epochs": int})
-
-
-def _one_choice(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two cells differ in the student loss alone, in mixup alone, or in how they are
-    taught: by whom, or by what method, or at all."""
-    (method, teacher, *rest), (other_method, other_teacher, *other_rest) = one, other
-    taught = method == other_method or teacher == other_teacher or NO_KD in (method, other_method)
-    apart = [(method, teacher) != (other_method, other_teacher)]
-    apart += [mine != theirs for mine, theirs in zip(rest, other_rest, strict=True)]
-    return taught and sum(apart) == 1
 
 
 def _named(one: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:

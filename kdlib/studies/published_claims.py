@@ -180,7 +180,7 @@ def load_claims(path: str | Path = "") -> Claims:
         raise FileNotFoundError(f"no claims file {path}; the repository's is params/claims.yaml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} is no mapping of keys to values, but a {type(content).__name__}")

@@ -3,7 +3,9 @@
 It fixes the `epochs` of the grids: the length from which on differences keep their signs.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kdlib import grid
 from kdlib.config import Given, Params, Run
@@ -23,7 +25,7 @@ def runs(params: TrainingLength) -> list[Run]:
     """Teachers, students and controls of each length.
 
     ValueError for a network that is given, which has no length, where nothing is without KD, or
-    where there is one kind of student alone.
+    where no two kinds of student differ in one choice alone.
     """
     if isinstance(params.teacher_model, Given):
         raise ValueError("teacher_model: a given teacher has no length of training")
@@ -33,11 +35,28 @@ def runs(params: TrainingLength) -> list[Run]:
         )
     if grid.NO_KD not in params.kd_methods:
         raise ValueError(f"kd_methods lacks {grid.NO_KD!r}: against what is KD to be compared?")
-    if len({tuple(run.labels.values()) for run in grid.student_runs(params)}) < 2:
+    kinds = {tuple(run.labels.values()) for run in grid.student_runs(params)}
+    if not any(one_choice(*pair) for pair in itertools.combinations(kinds, 2)):
         raise ValueError(
-            "kd_methods, student_losses and mixup: one kind of student is no comparison"
+            "kd_methods, teacher_losses, student_losses, plain_losses and mixup: no two kinds of "
+            "student differ in one of them alone, so there is nothing to compare"
         )
     return teacher_runs(params) + student_runs(params)
+
+
+def one_choice(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two cells (KD method, teacher's loss, student's loss, mixup) differ in the student's
+    loss alone, in mixup alone, or in how they are taught: by whom, or by what method, or at all.
+
+    >>> one_choice(("kd", "ce", "ce", False), ("none", "none", "ce", False))
+    True
+    """
+    (method, teacher, *rest), (other_method, other_teacher, *other_rest) = one, other
+    same = method == other_method or teacher == other_teacher
+    same = same or grid.NO_KD in (method, other_method)
+    apart = [(method, teacher) != (other_method, other_teacher)]
+    apart += [mine != theirs for mine, theirs in zip(rest, other_rest, strict=True)]
+    return same and sum(apart) == 1
 
 
 def teacher_runs(params: TrainingLength) -> list[Run]:
