@@ -133,7 +133,7 @@ def check_known(record):
             OSError, r"teachers.b: no checkpoint .*nowhere.pth",
         ),
         ({"methods": ["mea"]}, LookupError, "unknown method 'mea', did you mean 'mean'"),
-        ({"data": "own"}, ValueError, "class_names: the names of 'own', in its order, are needed"),
+        ({"data": "own"}, ValueError, "class_names: 'own' is not here, so the names of its"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(changes, error, message):
@@ -493,6 +493,8 @@ def test_the_published_task_b_runs_from_its_files(published_files, tmp_path):
         "data_dir": str(published_files), "image_size": 8, "batch_size": 8,
     }  # fmt: skip
     task = study.OverlappingTeachers.of(**task.model_dump() | small)
+    told = task.model_copy(update={"class_names": None})  # the set has them, too
+    assert [run.id for run in study.runs(told)] == [run.id for run in study.runs(task)]
     rows = Lab.of(task, tmp_path / "out").complete(study.runs(task))
     found = report.Overlap.of(rows, task)
     assert list(found.teachers["teacher"]) == ["mammals", "african_animals", "canidae"]

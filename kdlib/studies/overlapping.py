@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kdlib import grid
+from kdlib import data, grid
 from kdlib.config import Augment, Count, Given, Positive, Recipe, Run, Share, StudyParams
 from kdlib.config.fields import Names, Seeds, Strict, Switches
 from kdlib.grid import NO_KD
@@ -63,12 +63,12 @@ class OverlappingTeachers(StudyParams):
 
     teachers: name -> its classes, by name or id, or a trained network of yours, `{model,
     checkpoint, classes, ...}`. student_classes: default all that some teacher knows. class_names:
-    of a set of one's own, in its order. pretrained: whether students start from torchvision's
-    ImageNet weights; [false, true] makes both. students: what they have otherwise than their
-    teachers. methods: "none", a consensus rule, "restricted_kd", or a variant of these in
-    `options`. The loss is (1 - alpha) CE + alpha T^2 KL; alpha 0 needs no teacher. scheduler_step:
-    epochs between two multiplications of lr by gamma, instead of a cosine. controls: name -> a
-    small grid beside the main one.
+    of a set of one's own, in its order, so that it can be planned where it is not at hand; default
+    as the set says. pretrained: whether students start from torchvision's ImageNet weights; [false,
+    true] makes both. students: what they have otherwise than their teachers. methods: "none", a
+    consensus rule, "restricted_kd", or a variant of these in `options`. The loss is (1 - alpha) CE
+    + alpha T^2 KL; alpha 0 needs no teacher. scheduler_step: epochs between two multiplications of
+    lr by gamma, instead of a cosine. controls: name -> a small grid beside the main one.
     """
 
     data: str = "digits"
@@ -150,13 +150,15 @@ def union(params: OverlappingTeachers) -> tuple[str, ...]:
 
 def _class_names(params: OverlappingTeachers) -> tuple[str, ...]:
     known = {name: one.class_names for name, one in KNOWN_SETS.items() if one.class_names}
-    names = params.class_names or known.get(params.data)
-    if names is None:
+    if names := params.class_names or known.get(params.data):
+        return names
+    if not data.at_hand(params.data, params.data_dir):
         raise ValueError(
-            f"class_names: the names of {params.data!r}, in its order, are needed "
-            f"(known: {', '.join(known)})"
+            f"class_names: {params.data!r} is not here, so the names of its classes, in its order, "
+            f"are needed to plan (known are those of {', '.join(known)})"
         )
-    return names
+    place = params.data_dir, params.image_size, params.trust_data
+    return data.image_set(params.data, *place).classes
 
 
 def _resolve(listed: Sequence[str | int], names: tuple[str, ...], where: str) -> tuple[str, ...]:
