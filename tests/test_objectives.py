@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib import Lab, data, grid, losses, objectives, registry, train
+from kdlib import Lab, data, grid, losses, notices, objectives, registry, train
 from kdlib.augment import Stream
 from kdlib.config import Params
 from kdlib.objectives import single_teacher
@@ -256,6 +256,34 @@ UNUSUAL = {
 def test_an_unusual_term_is_not_refused(name, own_parts, digits):
     objectives.term("mine", weight=1.0)(UNUSUAL[name])
     check(student_run(kd_methods=["mine"]), digits)
+
+
+class Counting(nn.Module):
+    """Of a mean that it keeps in Python, or in a buffer."""
+
+    def __init__(self, context, buffer: bool = False):
+        super().__init__()
+        self.buffer = buffer
+        self.register_buffer("kept", torch.zeros(()))
+        self.mean = 0.0
+
+    def forward(self, forward):
+        loss = forward.student.logits.square().mean()
+        if self.buffer:
+            self.kept += loss.detach()
+        else:
+            self.mean = 0.9 * self.mean + 0.1 * loss.detach()
+        return loss
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_what_a_resumed_run_would_not_have_is_told(own_parts, digits, caplog, buffer):
+    notices.warn_once.cache_clear()
+    objectives.term("mine", weight=1.0)(Counting)
+    check(student_run(kd_methods=["mine"], options={"mine": {"buffer": buffer}}), digits)
+    told = f"{registry.TERMS.kind} 'mine' changes its mean in a step: no buffer" in caplog.text
+    assert told != buffer
+    assert told or not caplog.records
 
 
 def test_a_term_that_teaches_itself_alone_is_refused(own_parts, digits):

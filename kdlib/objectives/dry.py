@@ -12,6 +12,7 @@ from kdlib import models
 from kdlib.augment import mixup
 from kdlib.config import Run
 from kdlib.data import ImageSet
+from kdlib.notices import warn_once
 from kdlib.objectives.assemble import (
     build,
     build_targets,
@@ -141,6 +142,7 @@ class _Dry:
             for part in (term.loss, source):
                 hook(part, "tick", batch.clock)
             targets = self._targets(batch, source)
+            before = _unsaved(term)
             try:
                 loss = term.loss(Forward(batch, targets, view, teachers))
                 taught = _has_gradient(loss, leaves)
@@ -154,6 +156,12 @@ class _Dry:
                 raise ValueError(
                     f"{what}, has {len(strangers)} weights that nothing trains: give an nn.Module "
                     "that holds them, as a class or returned by the function"
+                )
+            after = _unsaved(term)
+            if moved := [one for one in after if before.get(one) != after[one]]:
+                warn_once(
+                    f"{kind} changes its {', '.join(sorted(moved))} in a step: no buffer, so a "
+                    "resumed run begins it anew (`register_buffer` keeps it)"
                 )
             if taught or not term.weight:
                 return
@@ -232,6 +240,24 @@ class _Shown(nn.Module):
 
     def forward(self, images: Tensor) -> View:
         return self.dry.student()[0]
+
+
+def _unsaved(term: nn.Module) -> dict[str, str]:
+    """The numbers that a term and its modules hold beside parameters and buffers, in words; of a
+    tensor two sums."""
+
+    def told(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return str(value)
+        numbers = value.detach().double()
+        return f"{tuple(value.shape)} {numbers.sum()} {numbers.square().sum()}"
+
+    return {
+        f"{where}.{name}".removeprefix("loss.").lstrip("."): told(value)
+        for where, module in term.named_modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_") and isinstance(value, bool | int | float | Tensor | list | dict)
+    }
 
 
 def _weights(loss: Tensor) -> set[int]:
