@@ -143,10 +143,12 @@ def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
     for option, pair in wanted.items():
         own = (table["option"] == option) & (table["profile"] == "precision")
         (line,) = table[own & table["scale"].str.contains("bf16")].to_dict("records")
-        for metric in ("acc", "ece"):
+        for metric, name in (("acc", "Δ accuracy"), ("ece", "Δ ECE")):
             mean, half = interval([gain(seed, metric, *pair) for seed in SEEDS])
-            assert line[f"{metric}_effect"] == pytest.approx(mean)
-            assert line[f"{metric}_effect_ci95"] == pytest.approx(half)
+            assert line[name] == pytest.approx(mean)
+            assert line[f"{name}_ci95"] == pytest.approx(half)
+            level = statistics.mean(cell(*pair[0], seed)[metric] for seed in SEEDS)
+            assert line[metric] == pytest.approx(level)
 
 
 def test_hours_are_sums_of_stored_timings(whole):
@@ -538,12 +540,13 @@ CRD = ("CRD from teachers of cross-entropy to students of cross-entropy", "no KD
 
 def test_options_stand_beside_what_they_are_compared_with():
     told, lines = advised("kd_calibration", taught(0.2))
-    assert lines[CRD]["accuracy"].startswith("+")
-    assert lines[CRD]["ECE"].startswith("-")  # it is 1 - acc there
+    assert lines[CRD]["Δ accuracy"].startswith("+")
+    assert lines[CRD]["Δ ECE"].startswith("-")  # it is 1 - acc there
+    assert float(lines[CRD]["ACC %"]) == pytest.approx(100 * (1 - float(lines[CRD]["ECE"])))
     assert ("balanced softmax with CRD", "cross-entropy with CRD") in lines
     assert f"clearly worse in neither: {CRD[0]} (against no KD)" in told
     told, lines = advised("kd_calibration", taught(-0.2))
-    assert lines[CRD]["accuracy"].startswith("-")
+    assert lines[CRD]["Δ accuracy"].startswith("-")
     assert told.endswith("clearly worse in neither: nothing.")
 
 
@@ -555,9 +558,36 @@ def test_what_a_fit_leaves_of_an_option_is_told_where_rows_have_one():
             after["logit_adjustment"] = {"acc": 0.6}
         one["metrics"] |= after
     _, lines = advised("kd_calibration", rows)
-    assert lines[CRD]["accuracy after logit adjustment"] == "+10.00 ± 0.00 points"
-    assert lines[CRD]["ECE after one temperature"] == "+0.0000 ± 0.0000"
-    assert "NLL after one temperature" not in lines[CRD]
+    assert lines[CRD]["Δ accuracy after logit adjustment"] == "+10.00 ± 0.00 points"
+    assert lines[CRD]["Δ ECE after one temperature"] == "+0.0000 ± 0.0000"
+    to_other = lines[CRD]["Δ ECE to the other after one temperature"].split()[0]
+    assert float(to_other) == pytest.approx(float(lines[CRD]["ECE"]) - 0.3, abs=1e-4)
+    assert "Δ NLL after one temperature" not in lines[CRD]
+
+
+@pytest.mark.parametrize("fitted", [0.1, 0.3])
+def test_a_gain_in_ece_that_one_temperature_gives_as_well_is_none(fitted):
+    """CRD is as accurate, and its ECE is 0.2 where that of no KD is 0.4 as trained."""
+    rows = taught(0.0)
+    for one in rows:
+        ours = one["labels"]["kd_method"] == "crd"
+        one["metrics"]["test"] |= {
+            "acc": 0.5 + 0.001 * (one["run"]["seed"] - 2) * ours,
+            "ece": (0.2 if ours else 0.4) + 0.001 * one["run"]["seed"],
+        }
+        one["metrics"]["temperature"] = {"ece": fitted}
+    told, _ = advised("kd_calibration", rows)
+    assert (CRD[0] in told) == (fitted > 0.2)
+
+
+def test_an_option_is_judged_without_mixup_where_runs_have_both():
+    rows = taught(0.2)
+    mixed = [{**one, "labels": one["labels"] | {"mixup": True}} for one in taught(-0.3)]
+    _, lines = advised("kd_calibration", rows + mixed)
+    assert lines[CRD] == advised("kd_calibration", rows)[1][CRD]
+    assert lines["mixup", "no mixup"]["Δ accuracy"].startswith("-")
+    _, alone = advised("kd_calibration", mixed)
+    assert alone[CRD]["Δ accuracy"].startswith("-")
 
 
 def test_a_registered_method_is_an_option_and_a_variant_is_not(monkeypatch):
@@ -577,7 +607,7 @@ def test_what_helped_names_each_scale_that_differs():
     rows = entries(taught(0.2)) + entries(taught(-0.2, data="cifar100"))
     first, second = practice.helped("kd_calibration", rows, load_claims())
     assert first.startswith("What helped (cifar10 IF 100): CRD from ")
-    assert "against no KD (accuracy +" in first
+    assert " % accurate, +" in first
     assert second == "What helped (cifar100 IF 100): nothing."
     one = [entry for entry in rows if entry.facts["seed"] == 0]
     assert practice.helped("kd_calibration", one, load_claims()) == []
@@ -611,7 +641,7 @@ def test_an_option_may_hang_on_labels_that_the_others_lack():
         rows.append({**one, "folder": "06_overlapping_teachers"})
     _, lines = advised("overlapping_teachers", rows)
     known = "the mean of the teachers that know the class"
-    assert {option: line["accuracy"] for (option, _), line in lines.items()} == {
+    assert {option: line["Δ accuracy"] for (option, _), line in lines.items()} == {
         f"{known}, alpha 0.5, T 4": "+10.00 ± 0.00 points",
         f"{known}, alpha 1, T 4": "-20.00 ± 0.00 points",
     }
@@ -626,7 +656,9 @@ def test_readme_names_the_largest_and_no_more():
         one["labels"] = {"method": name, "role": "student"}
         rows.append({**one, "folder": "04_self_distillation"})
     (told,) = practice.helped("self_distillation", entries(rows), load_claims())
-    assert told.startswith("What helped: method0, against no KD (accuracy +10.00 ± 0.00 points")
+    assert told.startswith(
+        "What helped: method0, against no KD (80.00 % accurate, +10.00 ± 0.00 po"
+    )
     assert "method3" in told
     assert "method4" not in told
 

@@ -222,8 +222,11 @@ class Differences(NamedTuple):
     versus: float
 
 
-def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Differences:
-    """The differences of a group, seed by seed.
+def seed_differences(
+    group: Sequence[tuple[Entry, Entry]], metric: str, versus: str = ""
+) -> Differences:
+    """The differences of a group, seed by seed. versus: the metric of the other side, default the
+    same.
 
     Pairs that have rows of fewer seeds than others (a part of a grid that has one seed), or this
     metric in none, do not count; a seed counts where it has the metric of all pairs that do: one
@@ -234,7 +237,7 @@ def seed_differences(group: Sequence[tuple[Entry, Entry]], metric: str) -> Diffe
             "seed": one.facts["seed"],
             "pair": fingerprint([_labels(one), _labels(other)]),
             "level": metric_of(one.row, metric),
-            "versus": metric_of(other.row, metric),
+            "versus": metric_of(other.row, versus or metric),
         }
         for one, other in group
     ])  # fmt: skip

@@ -31,14 +31,21 @@ from kdlib.studies.published_claims import Claims, Comparison
 KD = "kd_method"
 SHOWN = 4  # options that a sentence names
 JUDGED = ("acc", "ece")  # of the metrics of `kdlib.report.pairs.metric_of`
-FITTED = {
-    "logit_adjustment.acc": "accuracy after logit adjustment",
-    "temperature.ece": "ECE after one temperature",
-    "temperature.nll": "NLL after one temperature",
+# What is compared, as its heading says: the option's metric, and the other side's where it differs.
+DIFFERENCES = {
+    "Δ accuracy": ("acc", ""),
+    "Δ ECE": ("ece", ""),
+    "Δ accuracy after logit adjustment": ("logit_adjustment.acc", ""),
+    "Δ ECE after one temperature": ("temperature.ece", ""),
+    "Δ NLL after one temperature": ("temperature.nll", ""),
+    "Δ ECE to the other after one temperature": ("ece", "temperature.ece"),
 }
-FITS = """Differences to what stands under "against": mean ± half of the 95 % t interval over seeds,
-not adjusted for the number of options. After a fit: both sides are fitted on validation, then
-compared on test."""
+GAIN, CALIBRATION, ADJUSTED, *_, BEYOND_FIT = DIFFERENCES
+FITS = """ACC and ECE on test, as trained; Δ: the difference to what stands under "against". Means ±
+half of the 95 % t interval over seeds, not adjusted for the number of options. After a fit (a
+logit adjustment, one temperature): both sides are fitted on validation, then compared on test. To
+the other after one temperature: the option as trained beside what that fit alone makes of the
+other. Where a grid has runs with and without mixup, an option is judged without."""
 NAMES = {
     "none": "no KD", "ce": "cross-entropy", "als": "label-aware smoothing",
     "cp": "a confidence penalty", "bs": "balanced softmax", "pskd": "PS-KD",
@@ -59,7 +66,8 @@ class Choice:
     methods those registered and `variants`), labels that an option has beside it, and how it and
     what it is compared with are called (`against`, default as `words`). by: labels whose every
     value that rows have makes a choice of its own, because what an option does hangs on them;
-    `words` may name them."""
+    `words` may name them. fixed: a label's value at which options are judged where rows have it,
+    because the label is a choice of its own."""
 
     key: str
     versus: dict[str, Any]
@@ -71,6 +79,10 @@ class Choice:
     by: tuple[str, ...] = ()
     words: str = "{}"
     against: str = ""
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+PLAIN = {"mixup": False}
 
 
 # Study -> the notebook of its students, and the choices they differ in.
@@ -79,9 +91,10 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
         Choice(KD, {KD: "none", "teacher_loss": "none"}, variants=("kd_adjusted",),
                by=("teacher_loss", "student_loss"),
                words="{} from teachers of {teacher_loss} to students of {student_loss}",
-               against="{}"),
-        Choice("student_loss", {"student_loss": "ce"}, by=(KD,), words="{} with {kd_method}"),
-        Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher"),
+               against="{}", fixed=PLAIN),
+        Choice("student_loss", {"student_loss": "ce"}, by=(KD,), words="{} with {kd_method}",
+               fixed=PLAIN),
+        Choice("teacher_loss", {"teacher_loss": "ce"}, words="{} in the teacher", fixed=PLAIN),
         Choice("mixup", {"mixup": False}, words="mixup", against="no mixup"),
     )),
     "self_distillation": ("04_self_distillation", (Choice("method", {"method": "none"}),)),
@@ -95,15 +108,20 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
 
 
 def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
-    """One line a scale and option: its effects on accuracy and ECE, and on what is left of them
-    after a fit (`FITTED`; NaN where none was made), level minus not choosing it, means over seeds
-    with half-widths; only options with as many seeds as the scale's others."""
+    """One line a scale and option: `DIFFERENCES`, level minus not choosing it, means over seeds
+    with half-widths (`*_ci95`; NaN where no fit was made), its own accuracy and ECE; only options
+    with as many seeds as the scale's others."""
     notebook, choices = CHOICES.get(study, ("", ()))  # none: nothing to advise on
-    own = [entry for entry in found if entry.facts["notebook"] == notebook]
     lines = []
-    for choice in itertools.chain.from_iterable(_split(own, choice) for choice in choices):
-        for level in choice.levels or _levels(own, choice):
-            lines += _lines(own, notebook, choice, level)
+    for profile in dict.fromkeys(entry.facts["profile"] for entry in found):
+        own = [
+            entry
+            for entry in found
+            if (entry.facts["notebook"], entry.facts["profile"]) == (notebook, profile)
+        ]
+        for choice in itertools.chain.from_iterable(_split(own, choice) for choice in choices):
+            for level in choice.levels or _levels(own, choice):
+                lines += _lines(own, notebook, choice, level)
     table = pd.DataFrame(line for line in lines if line["seeds"])
     if table.empty:
         return table
@@ -123,7 +141,9 @@ def _split(own: Sequence[Entry], choice: Choice) -> Iterable[Choice]:
         plain = [one.facts for one in own if choice.versus.items() <= one.facts.items()]
         shared = {key: labels[key] for key in labels if any(key in facts for facts in plain)}
         alone = {key: labels[key] for key in labels.keys() - shared.keys()}
-        yield replace(choice, where=choice.where | shared, beside=choice.beside | alone,
+        fixed = {key: value for key, value in choice.fixed.items()
+                 if any(one.facts.get(key) == value for one in own)}  # fmt: skip
+        yield replace(choice, where=choice.where | fixed | shared, beside=choice.beside | alone,
                       words=words, against=against)  # fmt: skip
 
 
@@ -155,13 +175,16 @@ def _lines(
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
         line["against"] = choice.against.format(_name(choice.versus[choice.key]))
-        for metric in (*JUDGED, *FITTED):
-            values, pairs, versus = seed_differences(group, metric)
+        for name, (metric, other) in DIFFERENCES.items():
+            values, pairs, versus = seed_differences(group, metric, other)
             effect, half, seeds = over_seeds(values)
-            line |= {f"{metric}_effect": effect, f"{metric}_effect_ci95": half}
-            if metric in JUDGED:
-                line |= {f"{metric}_versus": versus, "pairs": pairs, "seeds": seeds}
-        yield line
+            line |= {name: effect, f"{name}_ci95": half}
+            if metric in JUDGED and not other:
+                line |= {metric: versus + effect, f"{metric}_versus": versus}
+                line |= {"pairs": pairs, "seeds": seeds}
+        yield line | {
+            "validated": max(sum(one.row["data"].get("val_counts", ())) for one, _ in group)
+        }
 
 
 def _name(level: Any) -> str:
@@ -184,37 +207,42 @@ def _where(part: pd.DataFrame, where: str) -> str:
     seeds = int(part["seeds"].max())
     note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds"
     note += "; digits illustrates and decides nothing" * bool((part["data"] == DIGITS).all())
-    lines = part.sort_values("acc_effect", ascending=False).to_dict("records")
+    if part["validated"].max():
+        note += f"; fits on {part['validated'].max():,} validation images"
+    lines = part.sort_values("acc", ascending=False).to_dict("records")
     good = [f"{line['option']} (against {line['against']})" for line in lines if _gains(line)]
-    clear = " Clearly better in accuracy or ECE and clearly worse in neither: "
-    return f"{where} ({note})." + f"{clear}{listed(good, SHOWN) or 'nothing'}." * (seeds > 1)
-
-
-def _readable(part: pd.DataFrame) -> pd.DataFrame:
-    """The options for readers, with the metrics that any of them has."""
-    names = {metric: QUANTITIES[metric].word for metric in JUDGED} | FITTED
-    shown = [metric for metric in names if part[f"{metric}_effect"].notna().any()]
-    return pd.DataFrame(
-        {"option": line["option"], "against": line["against"]}
-        | {names[metric]: _effect(line, metric) for metric in shown}
-        for line in part.sort_values("acc_effect", ascending=False).to_dict("records")
+    if seeds == 1:
+        return f"{where} ({note})."
+    return (
+        f"{where} ({note}). Clearly better in accuracy, or in ECE by more than one temperature, "
+        f"and clearly worse in neither: {listed(good, SHOWN) or 'nothing'}."
     )
 
 
+def _readable(part: pd.DataFrame) -> pd.DataFrame:
+    """The options for readers, the most accurate first, with the differences that any has."""
+    shown = [name for name in DIFFERENCES if part[name].notna().any()]
+    return pd.DataFrame(
+        {
+            "option": line["option"], "against": line["against"],
+            "ACC %": f"{100 * line['acc']:.2f}", "ECE": f"{line['ece']:.4f}",
+        }
+        | {name: _effect(line, name) for name in shown}
+        for line in part.sort_values("acc", ascending=False).to_dict("records")
+    )  # fmt: skip
+
+
 def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
-    """A sentence a scale of several seeds: the options that are clearly better in accuracy or ECE
-    and clearly worse in neither, with both effects, those first that are the most accurate after
-    logit adjustment where it was made; a scale is told from the others."""
+    """A sentence a scale of several seeds: the options that gain (`_gains`), with both effects, the
+    most accurate first; a scale is told from the others."""
     told, scales = [], _scales(study, found, claims)
     _, own = apart([where for where, _ in scales]) if scales else ("", {})
     for where, part in scales:
         if part["seeds"].max() == 1:
             continue
-        fitted = part["logit_adjustment.acc_effect"]
-        ranked = part.assign(rank=fitted.where(fitted.notna(), part["acc_effect"]))
         gained = [
             f"{line['option']}, against {line['against']} ({_told(line)})"
-            for line in ranked.sort_values("rank", ascending=False).to_dict("records")
+            for line in part.sort_values("acc", ascending=False).to_dict("records")
             if _gains(line)
         ]
         on = f" ({own[where]})" if own[where] else ""
@@ -223,9 +251,12 @@ def helped(study: str, found: Sequence[Entry], claims: Claims) -> list[str]:
 
 
 def _told(line: dict[str, Any]) -> str:
-    adjusted = _effect(line, "logit_adjustment.acc")
+    adjusted = _effect(line, ADJUSTED)
     after = f", {adjusted} after logit adjustment" * bool(adjusted)
-    return f"accuracy {_effect(line, 'acc')}{after}, ECE {_effect(line, 'ece')}"
+    return (
+        f"{QUANTITIES['acc'].level(line['acc'])} accurate, {_effect(line, GAIN)}{after}; "
+        f"ECE {line['ece']:.4f}, {_effect(line, CALIBRATION)}"
+    )
 
 
 def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
@@ -245,22 +276,23 @@ def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[st
     return [(where, part) for (_, where), part in groups]
 
 
-def _direction(line: dict[str, Any], metric: str) -> int:
+def _direction(line: dict[str, Any], name: str) -> int:
     """Where the interval lies; with one seed, which has none, where the effect does."""
-    effect, half = line[f"{metric}_effect"], line[f"{metric}_effect_ci95"]
+    effect, half = line[name], line[f"{name}_ci95"]
     half = 0.0 if pd.isna(half) else half
     return (effect > half) - (effect < -half)
 
 
 def _gains(line: dict[str, Any]) -> bool:
-    """Whether an option is clearly better in accuracy or ECE and clearly worse in neither."""
-    towards = [QUANTITIES[metric].better * _direction(line, metric) for metric in JUDGED]
-    return max(towards) == 1 and min(towards) >= 0
+    """Whether an option is clearly better in accuracy, or in ECE than the other both as trained and
+    (where it has one) after one temperature, and clearly worse in neither as trained."""
+    more, calibrated = _direction(line, GAIN), -_direction(line, CALIBRATION)
+    needed = calibrated == 1 and (pd.isna(line[BEYOND_FIT]) or _direction(line, BEYOND_FIT) == -1)
+    return min(more, calibrated) >= 0 and (more == 1 or needed)
 
 
-def _effect(line: dict[str, Any], metric: str) -> str:
-    ends = (line[f"{metric}_{end}"] for end in ("effect", "effect_ci95"))
-    return quantity(metric).amount(*ends)
+def _effect(line: dict[str, Any], name: str) -> str:
+    return quantity(DIFFERENCES[name][0]).amount(line[name], line[f"{name}_ci95"])
 
 
 def other_weights(table: pd.DataFrame, options: Mapping[str, Any]) -> str:
