@@ -174,8 +174,9 @@ def stop_halfway(options: argparse.Namespace, out_dir: Path) -> None:
 
 
 def victims(out_dir: Path, draws: random.Random, count: int) -> list[Path]:
-    """So many files, of each kind in turn, one a run: its row is the witness against the others."""
-    files = {kind: sorted(out_dir.rglob(f"{kind}/*")) for kind in KINDS}
+    """So many files, of each kind in turn, one a run: its row is the witness against the others.
+    What a killed writer left unfinished (`.*.partial`) is never read, so it is none."""
+    files = {kind: sorted(out_dir.rglob(f"{kind}/[!.]*")) for kind in KINDS}
     turns, chosen = itertools.cycle(KINDS), {}
     while len(chosen) < count and any(files.values()):
         left = files[next(turns)]

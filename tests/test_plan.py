@@ -184,6 +184,7 @@ def test_the_jobs_of_a_seed_come_before_those_of_the_next(small):
     ]
     halves = ("verdicts", "verdicts_mixup")
     asked = [(half, [seed]) for half in halves for seed in range(5) for _ in range(4)]
+    asked += [("longer", [seed]) for seed in range(5) for _ in range(3)]
     assert order == asked + [("whole_grid", [0])] * 10
     seen = set()
     for job in small.jobs:
