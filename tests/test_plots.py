@@ -238,15 +238,17 @@ def test_only_a_clear_effect_has_a_colour():
     assert [tick.get_text() for tick in ticks] == [f"KD method: {one} - no KD" for one in "ABC"]
 
 
-def test_a_long_title_of_effects_lies_inside_the_figure():
+@pytest.mark.parametrize("more", ["", ", again and again" * 4])
+def test_a_long_title_of_effects_lies_inside_the_figure(more):
     params = params_of(FULL, data="cifar10", imbalance_factor=100, seeds=[0, 1])
     summary = report.Study.of(fake_rows(params), params).summary
-    figure = plots.effects(summary, f"Paired effects, {report.title(params)}")
+    figure = plots.effects(summary, f"Paired effects, {report.title(params)}{more}")
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     box = figure._suptitle.get_window_extent(renderer)
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
+    assert figure.get_suptitle().count("\n") == 1 + bool(more)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kdlib.plan import ROOT, Plan, plan, profiles
 from kdlib.plots.claims import forest
 from kdlib.registry import STUDIES
 from kdlib.report import audit
+from kdlib.report.answers import told_of
 from kdlib.report.claims import FAILS, HOLDS, UNDECIDED
 from kdlib.report.pairs import DIGITS, Entry, entries, with_rows
 from kdlib.studies.published_claims import Claims, load_claims
@@ -72,6 +73,14 @@ class Overview:
         else:
             title, shown = "What was claimed, on digits: an illustration, no verdict", measured
         return forest(audit.forest_lines(self.claims, shown), title)
+
+
+def in_practice(overview: Overview, study: str) -> str:
+    """What one would do; nothing where nothing is advised, or where the claims that it is read from
+    have no verdict."""
+    one = overview.claims.studies[study]
+    judged = one.practice and told_of(one.headline, overview.verdicts)
+    return f"*In practice:* {' '.join(one.practice.split())}" if judged else ""
 
 
 def in_hours(hours: float) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdlib import prices
 from kdlib.grid import STUDY
-from kdlib.overview.facts import AUDIT, CLAIMS, Overview, in_hours, markdown
+from kdlib.overview.facts import AUDIT, CLAIMS, Overview, in_hours, in_practice, markdown
 from kdlib.registry import STUDIES
 from kdlib.report import audit, practice, readable, training_length
 from kdlib.report.answers import answer
@@ -22,9 +22,12 @@ HALVES = tuple(f"{name}_ci95" for name in KNOBS)
 PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
 machine. To go: hours of a free core, from a few steps of each kind of run
 ([prices.json](prices.json) names the machine); `./run_all.sh PROFILE --dry-run` measures yours."""
-DETAILS = """Where it would hold, from what level, what stands beside it (the claim's third level
-against the same), seeds, p of the t test against the margin, p after Holm, mistakes that
-the published numbers went through, source"""
+DETAILS = "Details: margins, levels, seeds, p-values, sources"
+COLUMNS = """To hold: where the interval would have to lie; the other's level: of what is compared
+with; control: a third level against the same; p: of the t test against the margin, and after Holm;
+our reading: no sentence of the source says it; rests on: mistakes that the published numbers went
+through."""
+UNTESTED = "Of other weights validation alone is shown: a choice on test would be tuning on it."
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
 
 
@@ -37,6 +40,7 @@ def page(overview: Overview, study: str) -> str:
         f"# {claims.name(study)}: results",
         WRITTEN,
         told[study],
+        in_practice(overview, study),
         *practice.helped(study, overview.found, claims),
         "## What to choose",
         *_advice(overview, study),
@@ -71,8 +75,8 @@ def _claims(overview: Overview, study: str) -> list[str]:
     run = ~verdicts["verdict"].isin([ILLUSTRATION, NOT_RUN])
     parts = []
     for scale, own in shown[run].groupby("scale", sort=False):
-        more = ["claim", "to hold", "from", "beside", "seeds", "p", "p Holm",
-                "derived", "rests on", "source"]  # fmt: skip
+        more = ["claim", "to hold", "the other's level", "control", "seeds", "p", "p Holm",
+                "our reading", "rests on", "source"]  # fmt: skip
         parts += [
             f"### {scale}",
             markdown(
@@ -80,7 +84,8 @@ def _claims(overview: Overview, study: str) -> list[str]:
                     ["in words", "verdict", "ours", "in its settings", "after a fit", "published"]
                 ].rename(columns={"in words": "claim"})
             ),
-            f"<details><summary>{' '.join(DETAILS.split())}</summary>",
+            f"<details><summary>{DETAILS}</summary>",
+            " ".join(COLUMNS.split()),
             markdown(own[[name for name in more if (own[name] != "").any()]]),
             "</details>",
         ]
@@ -104,7 +109,7 @@ def _knobs(overview: Overview, study: str) -> list[str]:
         table = tables.drop_duplicates(["cell", "change"])
         shown = readable(table[["cell", "change", "seeds", *KNOBS, *HALVES]])
         weights = practice.other_weights(table, parts[0].params.options)
-        told += [f"{one.profile}. {weights}", markdown(shown)]
+        told += [f"{one.profile}. {weights} {UNTESTED}", markdown(shown)]
     return ["## What changes with one choice inside a method", *told] if told else []
 
 

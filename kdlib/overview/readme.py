@@ -8,9 +8,9 @@ import pandas as pd
 
 from kdlib import prices
 from kdlib.grid import NO_KD
-from kdlib.overview.facts import PAGES, Overview, in_hours, markdown
+from kdlib.overview.facts import PAGES, Overview, in_hours, in_practice, markdown
 from kdlib.report import readable
-from kdlib.report.answers import DO, effect, headlines, scoreboard
+from kdlib.report.answers import BY_SCALE, DO, answer, effect, headlines, scoreboard
 from kdlib.report.claims import FAILS, HOLDS
 from kdlib.report.pairs import DIGITS, Entry, pairs, seed_differences
 from kdlib.report.tables import over_seeds
@@ -20,17 +20,22 @@ AFTER, CELLS = "docs/before_after.png", "docs/acc_vs_ece.png"  # the README's pi
 LEAD = "cifar_small/03_calibration_study/verdicts"  # whose cells before and after a fit it shows
 SHOWCASE = "digits5"  # whose cells the README shows
 PICTURE = " ".join(
-    """Every cell of KD x calibration on CIFAR-10-LT: as trained, after one temperature, after a
-logit adjustment. Crosses: as published, single runs at another scale.""".split()
+    """KD x calibration on CIFAR-10-LT without mixup, teachers and students of cross-entropy and
+balanced softmax, students without KD: as trained, after one temperature, after a logit adjustment.
+Crosses: as published, means of 3 runs at another scale.""".split()
 )
 TOP = 5
 
 
 def first_screen(overview: Overview) -> str:
-    """The README's answer, in Markdown: a table of verdicts, a sentence a study, a picture."""
+    """The README's answer, in Markdown: a sentence a study and what to do in practice, a table of
+    verdicts, a picture."""
     claims, verdicts = overview.claims, overview.verdicts
     board = scoreboard(claims, verdicts)
-    others = [kind for kind in DO if kind not in (HOLDS, FAILS) and board[kind].any()]
+    board["verdicts differ between scales"] = board[list(BY_SCALE)].sum(axis=1)
+    rest = ["verdicts differ between scales"]
+    rest += [kind for kind in DO if kind not in (*BY_SCALE, HOLDS, FAILS)]
+    others = [kind for kind in rest if board[kind].any()]
     lines = [
         {
             "study": f"[{claims.name(name)}]({PAGES}/{name}.md)"
@@ -38,19 +43,30 @@ def first_screen(overview: Overview) -> str:
             else "all",
             "claims": line["claims"],
             "hold": line[HOLDS],
-            "still do after a fit": f"{line['still']} of {line['fitted']}" * bool(line["fitted"]),
             "do not hold": line[FAILS],
-            "the reverse does": line["reversed"],
+            "of these, the reverse does": line["reversed"],
         }
         | {kind: line[kind] for kind in others}
+        | {
+            "of all that hold somewhere, still after a fit": (
+                f"{line['still']} of {line['fitted']}" * bool(line["fitted"])
+            )
+        }
         for name, line in board.to_dict("index").items()
     ]
-    told = [
-        f"- {text.replace(claims.name(study), f'**{claims.name(study)}**', 1)}"
-        for study, text in headlines(claims, verdicts).items()
-    ]
+    told = []
+    for study, text in headlines(claims, verdicts).items():
+        told.append(f"- {text.replace(claims.name(study), f'**{claims.name(study)}**', 1)}")
+        if practice := in_practice(overview, study):
+            told.append(f"  - {practice}")
+    derived = board.loc["all", "derived"]
+    note = (
+        f"{answer(claims, verdicts)[0]} {derived} of the claims are no sentence of their source "
+        "but our reading of one; the pages mark them."
+    )
     picture = f"![Accuracy and ECE of every cell, before and after a fit]({AFTER})\n\n{PICTURE}"
-    return "\n\n".join([markdown(pd.DataFrame(lines)), "\n".join(told), picture]) + "\n"
+    table = markdown(pd.DataFrame(lines))
+    return "\n\n".join(["\n".join(told), table, note, picture]) + "\n"
 
 
 def runs(overview: Overview) -> str:

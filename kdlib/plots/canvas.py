@@ -7,6 +7,7 @@ window: in a notebook a returned figure shows itself, elsewhere it is only an ob
 import contextlib
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,17 @@ def canvas(
         )
         plt.close(figure)
         if title:
-            figure.suptitle(title)
+            _entitle(figure, title)
         yield figure, found
+
+
+def _entitle(figure: Figure, title: str) -> None:
+    """Write the title above all axes, in more lines where one is wider than the figure."""
+    lines = []
+    for line in title.split("\n"):
+        share = figure.suptitle(line).get_window_extent().width / (0.97 * figure.bbox.width)
+        lines += textwrap.wrap(line, int(len(line) / share)) if share > 1 else [line]
+    figure.suptitle("\n".join(lines))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Figures of the grid: its cells in the plane, their scores, effects of the factors."""
 
 import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,9 +118,9 @@ def before_after(
     """Every cell in the plane of ECE and accuracy, a panel for each adjustment after training.
 
     posthoc: of `kdlib.report`'s `posthoc`; names: of its adjustments to show. Colour: the student
-    loss; shape: the KD method; diamonds: no KD; the star is the plain student; hollow: a fit ended
-    at its bound. published: of `kdlib.report.published`; its numbers, where there are any, are
-    crosses in the first panel.
+    loss, that of the edge the teacher's; shape: the KD method; diamonds: no KD; the star is the
+    plain student; hollow: a fit ended at its bound. published: of `kdlib.report.published`; its
+    numbers, where there are any, are crosses in the first panel.
     """
     theirs = pd.DataFrame() if published is None else published.dropna(subset="ece_published")
     colours = dict(zip(posthoc["student_loss"].unique(), PALETTE, strict=False))
@@ -136,8 +135,9 @@ def before_after(
                 colour = colours[cell["student_loss"]]
                 axes.scatter(
                     cell["ece"], 100 * cell["acc"], 160 if plain else 20 + 12 * untaught,
-                    marker="*" if plain else shapes[cell["kd_method"]], edgecolor=colour,
-                    linewidth=0.8, color="none" if cell["at_bound"] else [(*colour, 0.75)],
+                    marker="*" if plain else shapes[cell["kd_method"]],
+                    edgecolor=colours.get(cell["teacher_loss"], colour), linewidth=1.3,
+                    color="none" if cell["at_bound"] else [(*colour, 0.75)],
                     zorder=3 + plain,
                 )  # fmt: skip
             _plane(axes, name)
@@ -158,6 +158,7 @@ def _looks(colours: Mapping[str, Any], shapes: Mapping[str, str], bound: bool) -
     """The legend of `before_after`."""
     looks = {f"student {_code(name)}": {"color": colour} for name, colour in colours.items()}
     looks |= {_code(name): {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}
+    looks["edge: teacher's loss"] = {"color": "white", "mec": "0.4", "mew": 1.3}
     looks["plain student (no KD, CE)"] = {"marker": "*", "color": "0.4", "ms": 9}
     if bound:
         looks["fit at its bound"] = {"color": "0.4", "mfc": "none"}
@@ -171,7 +172,6 @@ def harmonic_heatmap(cells: pd.DataFrame, title: str) -> Figure:
     title = f"{title}: Harmonic score, scaled within this grid"
     methods, teachers, students, switches = (list(scored[name].unique()) for name in AXES)
     size = (1.2 + 1.75 * len(methods), 1.2 + 1.6 * len(switches))
-    title = "\n".join(textwrap.wrap(title, int(12 * size[0])))
     with canvas(len(switches), len(methods), size, title, squeeze=False) as (figure, panels):
         for (row, mixup), (column, method) in itertools.product(
             enumerate(switches), enumerate(methods)

@@ -13,11 +13,16 @@ from kdlib.report.pairs import apart
 from kdlib.studies.published_claims import Claims, named
 
 LEVEL = 0.05
-MIXED, FEW = "holds at one scale and not at another", "too few seeds"
+FEW = "too few seeds"
+MIXED = "holds at one scale and not at another"
+HELD, FAILED = (f"{kind} at one scale and is undecided at another" for kind in (HOLDS, FAILS))
+BY_SCALE = (MIXED, HELD, FAILED)  # verdicts differ between scales
 # What the claims of a standing do, one of them and several.
 DO = {
     HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"),
-    MIXED: ("holds at one scale and not at another", "hold at one scale and not at another"),
+    MIXED: (MIXED, "hold at one scale and not at another"),
+    HELD: (HELD, "hold at one scale and are undecided at another"),
+    FAILED: (FAILED, "do not hold at one scale and are undecided at another"),
     UNDECIDED: ("is undecided", "are undecided"),
     FEW: ("has too few seeds for a verdict", "have too few seeds for a verdict"),
     NOT_RUN: ("is not run", "are not run"),
@@ -26,12 +31,14 @@ DO = {
 
 def standings(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """One line a claim: its `standing`, a key of `DO`, over all scales but digits, and what the
-    clearest of its verdicts (the smallest p) says; its first line where none is decided."""
+    clearest of its verdicts (the smallest p) says, of those by which it holds where it does at some
+    scale; its first line where none is decided."""
     lines = []
     for claim in claims.claims:
         own = verdicts[(verdicts["id"] == claim.id) & (verdicts["verdict"] != ILLUSTRATION)]
         standing = _standing(set(own["verdict"]))
-        clearest = own[own["verdict"] == standing] if standing in (HOLDS, FAILS) else own
+        kind = {HOLDS: HOLDS, MIXED: HOLDS, HELD: HOLDS, FAILS: FAILS, FAILED: FAILS}.get(standing)
+        clearest = own[own["verdict"] == kind] if kind else own
         lines.append({
             **clearest.sort_values("p", kind="stable").iloc[0], "claim": claim.claim,
             "standing": standing,
@@ -42,8 +49,10 @@ def standings(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
 def _standing(found: set[str]) -> str:
     if {HOLDS, FAILS} <= found:
         return MIXED
-    decided = next((kind for kind in (HOLDS, FAILS, UNDECIDED) if kind in found), None)
-    return decided or (NOT_RUN if found == {NOT_RUN} else FEW)
+    for kind, partly in ((HOLDS, HELD), (FAILS, FAILED)):
+        if kind in found:
+            return partly if UNDECIDED in found else kind
+    return UNDECIDED if UNDECIDED in found else (NOT_RUN if found == {NOT_RUN} else FEW)
 
 
 def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
@@ -62,16 +71,18 @@ def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
 
 def scoreboard(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """One line a study and one of all: how many claims there are and have each standing; of those
-    that hold how many `still` do after a fit, where one was made (`fitted`), of those that do not
-    in how many the reverse does."""
+    that hold at some scale how many `still` do after a fit, where one was made (`fitted`), of those
+    that do not in how many the reverse does; how many are our reading of their source."""
     table = standings(claims, verdicts)
     parts = {name: table[table["study"] == name] for name in claims.studies} | {"all": table}
+    derived = [claim.id for claim in claims.claims if claim.derived]
     return pd.DataFrame({
         name: {
             "claims": len(own),
             **{kind: int((own["standing"] == kind).sum()) for kind in DO},
             "fitted": len(fits := _fits(own)),
             "still": int(_still(fits).sum()),
+            "derived": int(own["id"].isin(derived).sum()),
             "reversed": sum(map(reversed_effect, own[own["standing"] == FAILS].to_dict("records"))),
         }
         for name, own in parts.items()
@@ -111,8 +122,9 @@ def _failed(table: pd.DataFrame) -> str:
 
 
 def _fits(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims that hold whose effect can be judged again after a fit on validation."""
-    return table[(table["standing"] == HOLDS) & table["fitted"].notna()]
+    """The claims that hold, at some scale at least, whose effect can be judged again after a fit on
+    validation."""
+    return table[(table["verdict"] == HOLDS) & table["fitted"].notna()]
 
 
 def _still(fits: pd.DataFrame) -> pd.Series:
@@ -124,14 +136,15 @@ def _still(fits: pd.DataFrame) -> pd.Series:
 def _refitted(table: pd.DataFrame) -> str:
     fits = _fits(table)
     return (
-        f"; of the {len(fits)} that hold and can be judged again after a fit on validation (one "
-        f"temperature, or a logit adjustment), {_still(fits).sum()} still do"
+        f"; of the {len(fits)} that hold, at some scale at least, and can be judged again after a "
+        "fit on validation (one temperature, or a logit adjustment), "
+        f"{_still(fits).sum()} still do"
     ) * bool(len(fits))
 
 
 def _after_holm(table: pd.DataFrame) -> str:
     """How many decided claims stay so when p is adjusted for their study's number of claims."""
-    decided = table[table["standing"].isin([HOLDS, FAILS])]
+    decided = table[table["verdict"].isin([HOLDS, FAILS])]
     if decided.empty:
         return ""
     stay, many = int((decided["p_holm"] < LEVEL).sum()), len(decided)
@@ -199,14 +212,14 @@ def told(line: Any, where: str = "") -> str:
 
 def over_settings(line: Any) -> str:
     """The ends of an effect over the settings that it is a mean of, and how many lack seeds for it:
-    "-1.20 to +0.40 points over 8 settings, without 8 of fewer seeds"; nothing where there is one
+    "-1.20 to +0.40 points over 8 settings, 8 of fewer seeds left out"; nothing where there is one
     setting."""
     if pd.isna(line.get("settings", math.nan)):
         return ""
     number, left_out = line["settings"], line["left_out"]
     told = quantity(line["metric"]).span(line["lowest"], line["highest"])
     told = f"{told} over {number:.0f} settings" if number > 1 else "1 setting"
-    return told + f", without {left_out:.0f} of fewer seeds" * bool(left_out)
+    return told + f", {left_out:.0f} of fewer seeds left out" * bool(left_out)
 
 
 def published_supports(line: Any) -> bool:
@@ -230,6 +243,16 @@ def reversed_effect(line: Any) -> bool:
     sign = SIGN[line["side"]]
     highest, margin = sign * line["effect"] + line["effect_ci95"], sign * line["margin"]
     return margin > 0 and highest < -margin
+
+
+def _contrary(line: Any) -> bool:
+    """Whether an effect that holds is beyond the margin the other way in some setting that it is a
+    mean of, or one that does not hold is beyond it on the claimed side."""
+    if line["verdict"] not in (HOLDS, FAILS) or pd.isna(line.get("settings", math.nan)):
+        return False
+    sign, margin = SIGN[line["side"]], abs(line["margin"])
+    worst, best = sorted(sign * line[end] for end in ("lowest", "highest"))
+    return worst < -margin if line["verdict"] == HOLDS else best > margin
 
 
 def effect(line: Any) -> str:
@@ -284,9 +307,14 @@ def told_of(text: str, verdicts: pd.DataFrame) -> str:
 
 def verdict(line: Any) -> str:
     """A verdict; where it is undecided, by how many seeds, how wide, and how many would decide;
-    where it fails by more than its margin, that too."""
+    where it fails by more than its margin, and where some setting says the contrary, that too."""
     if line["verdict"] != UNDECIDED:
-        return line["verdict"] + " (the reverse is beyond the margin)" * reversed_effect(line)
+        average = " on average, the contrary in some settings" * _contrary(line)
+        return (
+            line["verdict"]
+            + average
+            + " (the reverse is beyond the margin)" * reversed_effect(line)
+        )
     needed, half = line["seeds_to_decide"], quantity(line["metric"]).size(line["effect_ci95"])
     more = f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else f"{needed:.0f}"
     return f"{UNDECIDED} ({line['seeds']:.0f} seeds, ± {half}; {more} would decide)"

@@ -52,10 +52,10 @@ Methods may differ more between settings than between each other: KD hands down 
 teacher's prior, so a student of balanced softmax loses its own under a teacher of cross-entropy.
 These are descriptive: no verdict, no adjustment for their number."""
 TABLE = """Every claim and what our runs say of it: mean difference ± half of the 95 % interval over
-seeds, its ends over the settings it is a mean of, from the mean level of what it is measured
-against; to hold: where that interval would have
-to lie; published: the mean of the study's own
-differences in pairs, at its own scale"""
+seeds, its ends over the settings it is a mean of, the mean level of what it is compared with; to
+hold: where that interval would have to lie; control: a third level against the same; our reading:
+no sentence of the source says it; published: the mean of the study's own differences in pairs, at
+its own scale"""
 CARE = """What is said of published code was read in the sources named; how each mistake is known,
 what is inference and what was not seen stands beside it. Of the KD x calibration study the compiled
 CIFAR-10 modules were read and the CIFAR-100 code was not at hand. The published numbers are quoted
@@ -131,8 +131,8 @@ def published_effect(analyses: Sequence[Analysis]) -> float:
 
 def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The verdicts for readers: claim, source, effect as published (mean over all pairs of its
-    groups), ours with its half-width, after a fit, of what stands beside it, from what level, where
-    it would hold, seeds, scale, verdict."""
+    groups), ours with its half-width, after a fit, of its control, the level of what it is compared
+    with, where it would hold, whether it is our reading of its source, seeds, scale, verdict."""
     by_id = {claim.id: claim for claim in claims.claims}
     lines = []
     for line in verdicts.to_dict("records"):
@@ -145,11 +145,11 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "ours": effect(line),
             "in its settings": over_settings(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
-            "from": written.level(line["versus"]),
+            "the other's level": written.level(line["versus"]),
             "to hold": to_hold(line),
             "after a fit": fitted(line),
-            "beside": another(line, "beside"),
-            "derived": "yes" if claim.derived else "",
+            "control": another(line, "beside"),
+            "our reading": "yes" if claim.derived else "",
             "rests on": "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on),
             "metric": written.word,
             "p": p_value(line["p"]),

@@ -77,7 +77,7 @@ def _before_after(theirs: pd.DataFrame) -> str:
     if theirs["ece_published"].isna().all():
         return caption
     return (
-        f"{caption}; the crosses are published, from single runs, and their ECE is a mean over "
+        f"{caption}; the crosses are published, means of 3 runs, and their ECE is a mean over "
         "mini-batches of 128, which lies above that of all test images: compare the accuracies"
     )
 

@@ -182,9 +182,8 @@ def _lines(
             if metric in JUDGED and not other:
                 line |= {metric: versus + effect, f"{metric}_versus": versus}
                 line |= {"pairs": pairs, "seeds": seeds}
-        yield line | {
-            "validated": max(sum(one.row["data"].get("val_counts", ())) for one, _ in group)
-        }
+        kept = (one.row.get("data", {}).get("val_counts", ()) for one, _ in group)
+        yield line | {"validated": max(map(sum, kept))}
 
 
 def _name(level: Any) -> str:

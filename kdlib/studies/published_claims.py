@@ -94,13 +94,15 @@ class Claim(Strict):
 
 
 class Study(Strict):
-    """A published study: a name for readers, where it was published, and how we read its verdicts,
-    in a sentence and at length (`kdlib.report.answers.told_of` fills in the effects named)."""
+    """A published study: a name for readers, where it was published, how we read its verdicts, in a
+    sentence and at length (`kdlib.report.answers.told_of` fills in the effects named), and what one
+    would do in practice."""
 
     name: str
     source: str
     headline: str = ""
     reading: str = ""
+    practice: str = ""
 
 
 def named(text: str) -> set[str]:
