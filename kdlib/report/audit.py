@@ -26,7 +26,6 @@ from kdlib.report.claims import ILLUSTRATION
 from kdlib.report.compose import Section
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.pairs import Entry
-from kdlib.report.pairs import apart as split
 from kdlib.studies.published_claims import STEM, Analysis, Claims
 from kdlib.verify import mixtures
 
@@ -173,7 +172,7 @@ def readable_settings(claims: Claims, settings: pd.DataFrame) -> pd.DataFrame:
 
 def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The lines of `kdlib.plots.claims.forest`, of all verdicts that have an effect: claim by
-    claim under its study and what most of its lines were measured on."""
+    claim under its study and what it was measured on, scale by scale."""
     by_id = {claim.id: claim for claim in claims.claims}
     measured = verdicts.dropna(subset="effect")
     lines = []
@@ -182,17 +181,13 @@ def forest_lines(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
         if own.empty:
             continue
         scales = own["scale"] + ", n = " + own["seeds"].astype(int).astype(str)
-        shared, apart = split(list(scales.unique()))
-        usual = apart[scales.mode()[0]]
-        where = ", ".join(filter(None, [shared, usual and f"{usual} unless said"]))
-        for scale, line in zip(scales, own.to_dict("records"), strict=True):
-            differs = f" ({apart[scale]})" if apart[scale] != usual else ""
-            lines.append({
-                "heading": f"{claims.name(study)}\n{where}",
-                "label": by_id[line["id"]].short + differs,
+        for scale, part in own.groupby(scales, sort=False):
+            lines += [{
+                "heading": f"{claims.name(study)}\n{scale}",
+                "label": by_id[line["id"]].short,
                 "mistaken": bool(by_id[line["id"]].rests_on),
                 "verdict": REVERSED if reversed_effect(line) else line["verdict"],
-            } | _in_margins(line))  # fmt: skip
+            } | _in_margins(line) for line in part.to_dict("records")]  # fmt: skip
     return pd.DataFrame(lines)
 
 
