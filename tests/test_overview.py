@@ -633,7 +633,13 @@ def test_one_seed_is_descriptive_and_digits_come_last():
     ((told, _),) = practice.advice("kd_calibration", digits + other, claims)
     assert told.startswith("cifar10")
     judge = entries(taught(0.1), "cifar_small")
-    assert len(practice.advice("kd_calibration", digits + other + judge, claims)) == 1
+    every = digits + other + judge
+    assert len(practice.advice("kd_calibration", every, claims)) == 1
+    ((told, table),) = practice.elsewhere("kd_calibration", every, claims)
+    assert told.startswith("cifar10")  # of precision, which judges no claim
+    line = table.set_index(["option", "against"]).loc[CRD]
+    assert line["Δ accuracy"].startswith("+20.")
+    assert practice.elsewhere("kd_calibration", digits, claims) == []
     assert practice.advice("multi_teacher", judge, claims) == []
 
 

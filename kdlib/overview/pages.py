@@ -27,6 +27,7 @@ COLUMNS = """To hold: where the interval would have to lie; the other's level: o
 with; control: a third level against the same; p: of the t test against the margin, and after Holm;
 our reading: no sentence of the source says it; rests on: mistakes that the published numbers went
 through."""
+OTHERS = "The same at other scales: of fewer seeds, or of profiles that judge no claim"
 UNTESTED = "Of other weights validation alone is shown: a choice on test would be tuning on it."
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
 
@@ -62,8 +63,15 @@ def _advice(overview: Overview, study: str) -> list[str]:
     scales = practice.advice(study, overview.found, overview.claims)
     if not scales:
         return ["No run of this study is stored, so there is nothing to go by."]
-    tables = (text for told, table in scales for text in (f"On {told}", markdown(table)))
-    return [" ".join(practice.FITS.split()), *tables]
+    others = practice.elsewhere(study, overview.found, overview.claims)
+    parts = [" ".join(practice.FITS.split()), *_tables(scales)]
+    if others:
+        parts += [f"<details><summary>{OTHERS}</summary>", *_tables(others), "</details>"]
+    return parts
+
+
+def _tables(scales: Sequence[tuple[str, pd.DataFrame]]) -> list[str]:
+    return [text for told, table in scales for text in (f"On {told}", markdown(table))]
 
 
 def _claims(overview: Overview, study: str) -> list[str]:

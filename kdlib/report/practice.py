@@ -54,6 +54,11 @@ NAMES = {
     "camkd": "CAMKD", "ca_mkd": "CA-MKD", "camkd_hints": "CAMKD's hints alone",
     "camkd_equal": "CAMKD with equal weights", "centroid": "the mean of the teachers' logits",
     "centroid_weight1": "the mean of the teachers' logits at weight 1",
+    "centroid_probs": "the mean of the teachers' probabilities", "median": "the median teacher",
+    "confident": "losses to each teacher, weighted by its confidence in a sample",
+    "val_confident": "losses to each teacher, weighted by its loss on validation",
+    "camkd_pooled": "CAMKD, maps no larger than the student's",
+    "ca_mkd_logits": "CA-MKD's logits alone", "ca_mkd_hints": "CA-MKD's hints alone",
     "best": "the best teacher of a batch", "restricted_kd": "restricted KD",
     "label_free": "the label-free rule", "mean": "the mean of the teachers that know the class",
     "per_class": "the per-class mean of those that know the class",
@@ -202,6 +207,19 @@ def advice(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str
     return [(_where(part, where), _readable(part)) for where, part in _scales(study, found, claims)]
 
 
+def elsewhere(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
+    """The same of all other scales with real data: of fewer seeds, or of profiles that judge no
+    claim."""
+    table = options(study, found)
+    if table.empty:
+        return []
+    rest = table.drop(_leading(table, study, claims).index)
+    return [
+        (_where(part, where), _readable(part))
+        for where, part in _by_scale(rest[rest["data"] != DIGITS])
+    ]
+
+
 def _where(part: pd.DataFrame, where: str) -> str:
     seeds = int(part["seeds"].max())
     note = "1 seed, descriptive" if seeds == 1 else f"{seeds} seeds"
@@ -259,19 +277,25 @@ def _told(line: dict[str, Any]) -> str:
 
 
 def _scales(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:
-    """The options of each scale that has the seeds of a verdict or, where none has, of those with
-    most. Of the profiles that judge the study's claims, else of others, else of digits."""
+    """The options of each scale that leads (`_leading`)."""
     table = options(study, found)
-    if table.empty:
-        return []
+    return [] if table.empty else _by_scale(_leading(table, study, claims))
+
+
+def _leading(table: pd.DataFrame, study: str, claims: Claims) -> pd.DataFrame:
+    """The options at scales that have the seeds of a verdict or, where none has, at those with
+    most. Of the profiles that judge the study's claims, else of others, else of digits."""
     judges = {name for claim in claims.of(study) for name in claim.judged_by.profiles}
     real = table["data"] != DIGITS
     for wanted in (real & table["profile"].isin(judges), real, ~real):
         if wanted.any():
             table = table[wanted]
             break
-    enough = table[table["seeds"] >= min(claims.seeds, table["seeds"].max())]
-    groups = enough.groupby(["profile", "scale"], sort=False)
+    return table[table["seeds"] >= min(claims.seeds, table["seeds"].max())]
+
+
+def _by_scale(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    groups = table.groupby(["profile", "scale"], sort=False)
     return [(where, part) for (_, where), part in groups]
 
 
