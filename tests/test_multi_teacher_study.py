@@ -274,6 +274,11 @@ def test_alpha_and_beta_of_nothing_leave_their_terms_out():
     own = student_run("own", options={"own": {"of": "multi_kd", "weight": 1}}, kd_temperature=2)
     assert own.objective["multi_kd"]["weight"] == 1
     assert own.objective["multi_kd"]["temperature"] == 2
+    options = {"multi_kd": {"temperature": 3}, "hints": {"weight": 7}}
+    both = student_run("camkd", options=options).objective  # of the terms, so of all their methods
+    assert (both["multi_kd"]["temperature"], both["hints"]["weight"]) == (3, 7)
+    above = student_run("ca_mkd", options=options).objective  # whose own weight is the paper's
+    assert (above["multi_kd"]["temperature"], above["hints"]["weight"]) == (3, 50)
 
 
 def test_settings_share_their_teachers():

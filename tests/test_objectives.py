@@ -136,6 +136,9 @@ def test_at_is_scaled_by_the_size_of_the_maps(digits):
     view = objectives.dry_view("resnet8", 10, 3, 32)
     context = objectives.Context(view, (view,), None, None, 0)
     assert single_teacher._map_scale(context) == pytest.approx(1.0)
+    smaller = objectives.dry_view("resnet8", 10, 3, 16)  # a given teacher's: its maps are compared
+    context = objectives.Context(view, (smaller,), None, None, 0)
+    assert single_teacher._map_scale(context) == pytest.approx(0.25)
 
 
 def check(run, digits):

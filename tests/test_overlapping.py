@@ -132,6 +132,18 @@ def check_known(record):
                 "model": "resnet8", "checkpoint": "nowhere.pth", "classes": ["1", "2"]}}},
             OSError, r"teachers.b: no checkpoint .*nowhere.pth",
         ),
+        (
+            {"options": {"mean": {"of": "consensus", "temperature": 3}}},
+            ValueError, "options.mean: temperature: alpha, temperature and the method's name say",
+        ),
+        (
+            {"options": {"consensus": {"rule": "mean", "weight": 1}}},
+            ValueError, "options.consensus: rule, weight: alpha, temperature",
+        ),
+        (
+            {"scheduler_step": 5, "schedule": "step", "milestones": [3]},
+            ValueError, "scheduler_step and milestones say the same",
+        ),
         ({"methods": ["mea"]}, LookupError, "unknown method 'mea', did you mean 'mean'"),
         ({"data": "own"}, ValueError, "class_names: 'own' is not here, so the names of its"),
     ],

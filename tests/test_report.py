@@ -201,6 +201,19 @@ def test_an_interaction_is_a_difference_of_differences(study, one, other):
     assert len(study.interactions) == 2 + 2 + 1 + 1 + 1 + 1
 
 
+def test_controls_of_other_losses_are_in_no_interaction():
+    """Mixup costs the students of balanced softmax alone, and those have no teacher."""
+    asked = params_of(FULL, seeds=[0, 1], teacher_losses=["ce"], student_losses=["ce"],
+                      plain_losses=["ce", "bs"])  # fmt: skip
+    rows = fake_rows(asked)
+    for row in rows:
+        costs = row["labels"].get("student_loss") == "bs" and row["labels"]["mixup"]
+        row["metrics"]["test"]["acc"] = 0.5 - 0.1 * costs
+    found = report.Study.of(rows, asked).interactions
+    assert len(found)
+    assert found["acc_effect"].abs().max() == pytest.approx(0)
+
+
 def test_the_page_says_what_the_seeds_can_resolve(study):
     if len(study.params.seeds) == 1:
         assert "resolves nothing" in resolution(study)

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kdlib import augment, data, grid, losses, metrics, objectives, seeding, train
 from kdlib.config import Augment, Params, Recipe
-from kdlib.train import loop, student
+from kdlib.train import loop, recipes, student
 from kdlib.types import Mix
 
 BASE = {
@@ -107,6 +108,40 @@ def test_fp16_trains_one_student_at_a_time(digits):
     runs = grid.student_runs(Params(kd_methods=["none"], precision="fp16", **BASE))
     with pytest.raises(ValueError, match="precision fp16 trains one student at a time, got 2"):
         train.fit(runs, *digits)
+
+
+def test_a_first_step_that_a_scaler_skips_leaves_no_rubbish_in_the_momentum():
+    """The fused kernel would make its buffers of memory as it comes, and use them ever after."""
+    weights = [nn.Parameter(torch.ones(1000)) for _ in range(3)]
+    recipe = Recipe(optimizer="sgd", lr=0.1).explicit()
+    for weight in weights:
+        weight.grad = torch.full_like(weight, torch.inf)
+    optimizer = recipes.sgd(recipe, weights, torch.tensor(0.1), False)
+    scaler = torch.amp.GradScaler("cpu")
+    for gradient in (torch.inf, 1.0):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, gradient)
+        scaler.scale(torch.zeros(()))
+        scaler.step(optimizer)
+        scaler.update()
+    for weight in weights:
+        assert optimizer.state[weight]["momentum_buffer"].abs().max() <= 1
+        assert weight.isfinite().all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_steps_as_torchs_plain_one(momentum):
+    own, plain = ([nn.Parameter(torch.arange(5.0))] for _ in range(2))
+    recipe = Recipe(optimizer="sgd", lr=0.1, momentum=momentum, weight_decay=0.01).explicit()
+    found = recipes.sgd(recipe, own, torch.tensor(0.1), False)
+    literal = torch.optim.SGD(
+        plain, lr=0.1, weight_decay=0.01, momentum=momentum, nesterov=momentum > 0
+    )
+    for step in range(4):
+        for (weight,), optimizer in ((own, found), (plain, literal)):
+            weight.grad = torch.linspace(-1, 1, 5) * (step + 1)
+            optimizer.step()
+    torch.testing.assert_close(own[0], plain[0])
 
 
 def test_training_learns(digits):

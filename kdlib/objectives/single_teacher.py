@@ -1,5 +1,6 @@
 """The label losses, and the terms of one teacher: KD, RKD, AT, CRD."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -70,9 +71,15 @@ def rkd(context: Context, distance: float = 25.0, angle: float = 50.0) -> Callab
 
 
 def _map_scale(context: Context) -> float:
-    """AT sums over stages of mean squared differences of unit vectors, each of the order 1 / HW."""
+    """AT sums over stages of mean squared differences of unit vectors, each of the order 1 / HW of
+    the smaller map."""
     usual = sum(1 / size**2 for size in (32, 16, 8))
-    return usual / sum(1 / maps[0, 0].numel() for maps in context.student.features.values())
+    theirs = context.teacher.features
+    compared = [
+        math.prod(map(min, maps.shape[2:], theirs.get(name, maps).shape[2:]))
+        for name, maps in context.student.features.items()
+    ]
+    return usual / sum(1 / pixels for pixels in compared)
 
 
 @term("at", weight=1000.0, scale=_map_scale)

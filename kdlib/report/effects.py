@@ -73,6 +73,8 @@ def interactions(rows: Sequence[Row], runs: Sequence[Run]) -> pd.DataFrame:
     """
     table = run_table(rows, runs)
     taught = table[table["kd_method"] != NO_KD]
+    if len(taught):  # controls of other losses have nothing to be compared with
+        table = table[table["student_loss"].isin(taught["student_loss"])]
     by = ["factor", "level", "versus", "other_factor", "other_level", "other_versus"]
     found = []
     for one, other in itertools.combinations(REFERENCE, 2):

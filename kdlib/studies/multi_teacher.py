@@ -126,7 +126,8 @@ def _students(params: MultiTeacher, seed: int) -> list[Run]:
 
 
 def _objective(params: MultiTeacher, method: str, alpha: float) -> dict[str, dict[str, Any]]:
-    """A method's terms with the study's weights, where `options` do not say otherwise."""
+    """A method's terms with the study's weights, where `options` of the term, or else of the
+    method, do not say otherwise."""
     hints = {"weight": params.beta, "stage": params.hint_stage}
     study = {
         "multi_kd": {"weight": alpha, "temperature": params.kd_temperature},
@@ -136,7 +137,9 @@ def _objective(params: MultiTeacher, method: str, alpha: float) -> dict[str, dic
     options, kept = dict(params.options), []
     for part in SUMS.get(method, method).split("+"):
         own = options.get(part, {})
-        options[part] = merge(study.get(own.get("of", part), {}), own)
+        term = own.get("of", part)
+        below = merge(study.get(term, {}), params.options.get(term, {}))
+        options[part] = merge(below, own)
         if options[part].get("weight") != 0:  # a term that counts nothing is none
             kept.append(part)
     parts = "+".join(kept) or CONTROL

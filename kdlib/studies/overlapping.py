@@ -32,6 +32,8 @@ TYPICAL = {
     "temperature": (1, 10), "alpha": (0.1, 0.7), "scheduler_step": (10, 50), "gamma": (0.1, 0.9),
 }  # fmt: skip
 
+SAID = {"weight", "label_weight", "temperature"}  # options of a method that the params have
+
 PUBLISHED_RULE = "mean"  # of the report, whose student has a published accuracy
 PUBLISHED_BEST = (0.98, 4.0)  # alpha and temperature that the report calls the best
 
@@ -94,6 +96,8 @@ class OverlappingTeachers(StudyParams):
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe part; `scheduler_step` becomes milestones, the first even beyond the end."""
         step = changes.pop("scheduler_step", self.scheduler_step)
+        if step and changes.get("milestones", self.milestones):
+            raise ValueError("scheduler_step and milestones say the same: leave one of them out")
         if step and "schedule" not in changes:
             epochs = changes.get("epochs", self.epochs)
             milestones = tuple(range(step, max(epochs, step + 1), step))
@@ -271,10 +275,16 @@ def _weights(model: str) -> str:
 def _objective(
     params: OverlappingTeachers, method: str, alpha: float, temperature: float
 ) -> dict[str, dict[str, Any]]:
-    """(1 - alpha) CE + alpha T^2 KL, by a method; an option in the params wins."""
+    """(1 - alpha) CE + alpha T^2 KL, by a method. ValueError where its options say what alpha and
+    temperature say, which name the run."""
     own = {**VARIANTS, RESTRICTED: {}}
     if method not in own and method not in params.options:
         raise LookupError(f"methods: unknown method {method!r}, {suggest(method, [NO_KD, *own])}")
+    for name in dict.fromkeys(["consensus", RESTRICTED, method]):
+        said = SAID | {"rule"} if name in (*VARIANTS, "consensus") else SAID
+        if taken := sorted(said & params.options.get(name, {}).keys()):
+            told = f"{', '.join(taken)}: alpha, temperature and the method's name say that"
+            raise ValueError(f"options.{name}: {told}")
     # 1 - 0.7 is 0.30000000000000004: as written, not as subtracted
     loss = {"weight": alpha, "label_weight": round(1 - alpha, 12), "temperature": temperature}
     options = own.get(method, {}) | loss | params.options.get(method, {})

@@ -28,10 +28,14 @@ def sgd(
     recipe: Recipe, parameters: list[nn.Parameter], lr: Tensor, cuda_graphs: bool
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, where there is any."""
-    return torch.optim.SGD(
+    found = torch.optim.SGD(
         parameters, lr=lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
         nesterov=recipe.momentum > 0, fused=True,
     )  # fmt: skip
+    for parameter in parameters if recipe.momentum else ():
+        # Made in the first step they are whatever memory holds, if a scaler skips that step.
+        found.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return found
 
 
 @OPTIMIZERS.register("adam", needs_lr=True)
