@@ -265,7 +265,8 @@ def fitted(line: Any) -> str:
     temperature"; nothing where none was made."""
     found = another(line, "fitted")
     fit = "a logit adjustment" if line["metric"] == "acc" else "one temperature"
-    return found and f"{found} after {fit}"
+    bins = " (15 bins)" * (line["metric"] == "ece_10")
+    return found and f"{found} after {fit}{bins}"
 
 
 def another(line: Any, name: str) -> str:

@@ -37,9 +37,10 @@ effect is a mean of; squares: the same effect after a fit on validation of both 
 temperature for ECE and NLL, a logit adjustment for accuracy"""
 PERCENT = ("acc_percent", "top1_error_percent", "ece_percent", "test_acc_final")
 RULE = """Claims, comparisons and margins were written down before the runs that judge them
-(params/claims.yaml). An effect is a difference of runs that are equal in everything else, inside
-each seed, and the mean of all settings that the claim leaves open, whose ends stand beside it; its
-95 % interval is over seeds, on one fixed test set, so it is silent on other test images. A claim
+(params/claims.yaml), but for one that says so. An effect is a difference of runs that are equal in
+everything else, inside each seed, and the mean of all settings that the claim leaves open, whose
+ends stand beside it; its 95 % interval is over seeds, on one fixed test set, so it is silent on
+other test images. Teacher and student of a seed share batches, crops and mixup partners. A claim
 holds where the interval lies wholly beyond the margin on the claimed side, and does not hold where
 it lies wholly below it: so an effect smaller than the margin does not hold, and where the reverse
 is beyond the margin, that is said. It is undecided otherwise: then it is said how many seeds would

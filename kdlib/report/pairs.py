@@ -30,11 +30,13 @@ SCALE = ("profile", "data", "imbalance_factor", "image_size", "classes", "images
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A stored run: what it can be told by, the networks that teach it, its row."""
+    """A stored run: what it can be told by, the networks that teach it, its row, and how many
+    epochs its teachers were trained for, where their rows are there."""
 
     facts: dict[str, Any]
     taught_by: tuple[str, ...]
     row: Row
+    taught_epochs: tuple[int, ...] = ()
 
 
 def profiles(
@@ -91,9 +93,12 @@ def entries(
                         len(strays), profile, listed(strays, 3))  # fmt: skip
         rows = {name: row for name, row in rows.items() if name not in {*old, *strays}}
         models = {name: row["run"]["model"] for name, row in rows.items()}
+        recipes = {name: row["run"]["recipe"] for name, row in rows.items()}
         for row in rows.values():
-            teachers = (models.get(teacher, "?") for teacher in row["run"]["teachers"])
-            found.append(Entry(facts(row, profile), tuple(dict.fromkeys(teachers)), row))
+            ids = row["run"]["teachers"]
+            teachers = tuple(dict.fromkeys(models.get(teacher, "?") for teacher in ids))
+            epochs = {recipes[teacher]["epochs"] for teacher in ids if recipes.get(teacher)}
+            found.append(Entry(facts(row, profile), teachers, row, tuple(sorted(epochs))))
     return found
 
 
@@ -178,8 +183,8 @@ def by_scale(found: Sequence[Entry], judged: Comparison) -> list[list[tuple[Entr
 
 
 def scale_key(entry: Entry) -> tuple[Any, ...]:
-    """What runs of one scale share."""
-    return tuple(entry.facts.get(key) for key in SCALE)
+    """What runs of one scale share, the length of their teachers' training included."""
+    return (*(entry.facts.get(key) for key in SCALE), entry.taught_epochs)
 
 
 def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
@@ -193,7 +198,10 @@ def scale(group: Sequence[tuple[Entry, Entry]]) -> str:
     what += f", {told['image_size']} px" if "image_size" in told else ""
     if len(teachers) > 2:
         teachers = [f"{told.get('teachers', len(teachers))} teachers"]
-    who = f"{' + '.join(teachers)} -> {told['model']}" if teachers else told["model"]
+    lengths = {epochs for pair in group for entry in pair for epochs in entry.taught_epochs}
+    apart_from = len(lengths) == 1 and lengths != {told.get("epochs")}
+    taught = f" ({min(lengths)} epochs)" if apart_from else ""
+    who = f"{' + '.join(teachers)}{taught} -> {told['model']}" if teachers else told["model"]
     epochs = f", {told['epochs']} epochs" if "epochs" in told else ""
     precision = f", {told['precision']}" if told["precision"] != "fp32" else ""
     return f"{what}, {who}{epochs}{precision}"

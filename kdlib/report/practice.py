@@ -105,9 +105,9 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
     "self_distillation": ("04_self_distillation", (Choice("method", {"method": "none"}),)),
     "multi_teacher": ("05_multi_teacher_fidelity", (Choice("method", {"method": "none"}),)),
     "overlapping_teachers": ("06_overlapping_teachers", (
-        Choice("method", {"method": "none"}, where={"role": "student"}, free=("teachers",),
-               by=("alpha", "temperature"), words="{}, alpha {alpha}, T {temperature}",
-               against="{}"),
+        Choice("method", {"method": "none"}, where={"role": "student"},
+               free=("teachers", "setting"), by=("alpha", "temperature"),
+               words="{}, alpha {alpha}, T {temperature}", against="{}"),
     )),
 }  # fmt: skip
 
@@ -175,8 +175,13 @@ def _lines(
         free=choice.free,
     )  # fmt: skip
     for group in by_scale(own, comparison):
-        told, key = group[0][0].facts, scale_key(group[0][0])
-        whole = [(entry, entry) for entry in own if scale_key(entry) == key]  # teachers, too
+        told, (*key, lengths) = group[0][0].facts, scale_key(group[0][0])
+        whole = [
+            (entry, entry)
+            for entry in own
+            if scale_key(entry)[:-1] == (*key,)
+            and (not lengths or entry.taught_epochs in ((), lengths))
+        ]  # teachers, too
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
         line["option"] = choice.words.format(_name(level))
         line["against"] = choice.against.format(_name(choice.versus[choice.key]))
