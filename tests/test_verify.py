@@ -75,7 +75,7 @@ def test_rows_of_different_origin_are_named(results):
     assert "ffffffffff (1 rows)" in told
     assert "mixed rows: 2 versions of training core: " in told
     assert "mixed rows: 2 contents of test (data digits): " in told
-    assert "rows were made by code that is in no commit" in told
+    assert "1 row was made by code that is in no commit" in told
     assert "splits" not in told
 
 
