@@ -50,7 +50,7 @@ def test_digits_are_scikit_learns_in_canonical_order(digits):
         (without("test_labels"), "mine.npz lacks test_labels"),
         (
             put("classes", lambda c: c.astype(object)),
-            r"mine\.npz holds Python objects, .* dtype=str",
+            "npz holds Python objects, .* dtype=str",
         ),
     ],
 )
