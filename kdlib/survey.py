@@ -37,9 +37,9 @@ def survey(whole: Plan, *, dry_run: bool = False, check_on: str | None = None) -
     predictions do not, both go, and the run is done again; a damaged progress goes, and the run
     starts anew; a damaged timing goes, and nothing brings it back. So does the row of a teacher
     without a checkpoint that a run which is left learns from: its own job makes it again, once for
-    all that wait for it. A row of an older evaluation is
-    measured again, one of other data than lie here counts as none. dry_run: change nothing.
-    check_on: the device to check for where jobs run elsewhere.
+    all that wait for it. A row of an older evaluation is measured again, one of other data than lie
+    here counts as none. dry_run: change nothing. check_on: the device to check for where jobs run
+    elsewhere.
     """
     store, found, lost = Store(whole.out_dir), {}, {}
     if not dry_run:

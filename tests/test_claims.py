@@ -469,6 +469,36 @@ def test_pairs_agree_in_everything_that_is_not_named():
     assert sorted(line["scale"].split(", ")[-1] for line in lines) == ["20 epochs", "40 epochs"]
 
 
+def test_students_of_teachers_of_other_lengths_are_another_scale():
+    rows = grid_rows(0.03, 0.005)
+    found = [
+        dataclasses.replace(entry, taught_epochs=(length,))
+        for length in (40, 60)
+        for entry in entries(rows)
+    ]
+    claim, claims = one_claim()
+    lines = judging.judge(claim, claims, found)
+    assert sorted(line["scale"] for line in lines) == [
+        "cifar10 IF 100, resnet20 (60 epochs) -> resnet8, 40 epochs",
+        "cifar10 IF 100, resnet20 -> resnet8, 40 epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "side", "ends", "average"),
+    [
+        (HOLDS, "higher", (-0.02, 0.05), True), (HOLDS, "higher", (-0.004, 0.05), False),
+        (HOLDS, "lower", (-0.05, 0.02), True), (FAILS, "higher", (-0.05, 0.02), True),
+        (FAILS, "higher", (-0.05, 0.004), False), (HOLDS, "higher", (math.nan, math.nan), False),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_where_some_setting_says_the_contrary(word, side, ends, average):
+    line = {"verdict": word, "side": side, "margin": 0.005 if side == "higher" else -0.005,
+            "settings": math.nan if math.isnan(ends[0]) else 4, "lowest": ends[0],
+            "highest": ends[1], "effect": 0.0, "effect_ci95": 0.001}  # fmt: skip
+    assert (" on average, the contrary in some settings" in answers.verdict(line)) == average
+
+
 def test_labels_that_one_side_lacks_are_free_only_where_it_is_said():
     rows = grid_rows(0.03, 0.005)
     for one in rows:

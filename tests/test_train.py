@@ -117,6 +117,8 @@ def test_a_first_step_that_a_scaler_skips_leaves_no_rubbish_in_the_momentum():
     for weight in weights:
         weight.grad = torch.full_like(weight, torch.inf)
     optimizer = recipes.sgd(recipe, weights, torch.tensor(0.1), False)
+    for weight in weights:  # there before any step, for what a step makes may be anything
+        assert not optimizer.state[weight]["momentum_buffer"].any()
     scaler = torch.amp.GradScaler("cpu")
     for gradient in (torch.inf, 1.0):
         for weight in weights:

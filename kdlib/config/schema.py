@@ -90,10 +90,9 @@ class Run(Strict):
     softens the targets its label terms read, at most one. teachers: the runs whose networks teach
     this one. classes: names of those of the set's classes it knows, None: all. fidelity_every:
     epochs between two comparisons with the teachers on validation, 0: none. network_size: px a side
-    to which its network resizes images, None: the set's. pretrained: the name of
-    the ImageNet weights it starts from, "" for random ones. `labels` (the cell in the grid) make
-    the readable half of the id and do not enter its hash; nor does `folder` (where its results
-    lie).
+    to which its network resizes images, None: the set's. pretrained: the name of the ImageNet
+    weights it starts from, "" for random ones. `labels` (the cell in the grid) make the readable
+    half of the id and do not enter its hash; nor does `folder` (where its results lie).
     """
 
     data: str

@@ -157,7 +157,8 @@ def _matches(entry: Entry, wanted: Mapping[str, Any]) -> bool:
 
 
 def pairs(found: Sequence[Entry], judged: Comparison) -> list[tuple[Entry, Entry]]:
-    """Runs of `level` with those of `versus` that agree in all that the comparison leaves open."""
+    """Runs of `level` with those of `versus` that agree in all that the comparison leaves open, and
+    in the length of their teachers' training where both have teachers."""
     where = {"notebook": judged.notebook} | (judged.where or {})
     level, versus = (
         [entry for entry in found if _matches(entry, where | side)]
@@ -171,7 +172,12 @@ def pairs(found: Sequence[Entry], judged: Comparison) -> list[tuple[Entry, Entry
     partners = defaultdict(list)
     for entry in versus:
         partners[same(entry)].append(entry)
-    return [(entry, other) for entry in level for other in partners[same(entry)]]
+    return [
+        (entry, other)
+        for entry in level
+        for other in partners[same(entry)]
+        if len({entry.taught_epochs, other.taught_epochs} - {()}) < 2
+    ]
 
 
 def by_scale(found: Sequence[Entry], judged: Comparison) -> list[list[tuple[Entry, Entry]]]:

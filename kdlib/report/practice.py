@@ -186,12 +186,11 @@ def _lines(
         line["option"] = choice.words.format(_name(level))
         line["against"] = choice.against.format(_name(choice.versus[choice.key]))
         for name, (metric, other) in DIFFERENCES.items():
-            values, pairs, versus = seed_differences(group, metric, other)
+            values, _, versus = seed_differences(group, metric, other)
             effect, half, seeds = over_seeds(values)
             line |= {name: effect, f"{name}_ci95": half}
             if metric in JUDGED and not other:
-                line |= {metric: versus + effect, f"{metric}_versus": versus}
-                line |= {"pairs": pairs, "seeds": seeds}
+                line |= {metric: versus + effect, "seeds": seeds}
         kept = (one.row.get("data", {}).get("val_counts", ()) for one, _ in group)
         yield line | {"validated": max(map(sum, kept))}
 
