@@ -32,8 +32,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # How long it took; the executed notebooks and the page carry it, too.
 TIMED = {"timings.csv", "seconds.csv", "latency.csv"}
-SLICE = ["epochs=40", "checkpoint_seconds=0", "mixup=[false]", "teacher_losses=[ce, bs]",
-         "student_losses=[ce, bs]", "kd_methods=[none, kd, crd, pskd]"]  # fmt: skip
+SLICE = {
+    "epochs": "40", "checkpoint_seconds": "0", "mixup": "[false]", "teacher_losses": "[ce, bs]",
+    "student_losses": "[ce, bs]", "kd_methods": "[none, kd, crd, pskd]",
+}  # fmt: skip
 OWN = "own_digits"  # the digits as a file, which can be damaged
 KINDS = ("progress", "rows", "checkpoints", "predictions")
 
@@ -243,7 +245,8 @@ def main() -> int:
     options = parser.parse_args()
     if not options.whole:
         options.only = options.only or ["01", "02", "03"]
-        options.set = SLICE + options.set
+        own = dict(change.split("=", 1) for change in options.set)
+        options.set = [f"{key}={value}" for key, value in (SLICE | own).items()]
     options.times = options.times or {"kill": 20, "damage": 50}[options.what]
     work = Path(options.work or tempfile.mkdtemp(prefix="kdlib-chaos-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
