@@ -23,11 +23,10 @@ BLOCK = re.compile(
 
 def files(found: overview.Overview) -> dict[Path, str]:
     """Every text that is generated, by its path."""
-    study = ROOT / "results" / overview.SHOWCASE / "03_calibration_study"
     blocks = {
         "answer": overview.first_screen(found),
         "runs": overview.runs(found),
-        "cells": overview.cells(found, study),
+        "cells": overview.cells(found, ROOT / "results"),
     }
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + blocks[match[2]] + match[3], readme.read_text())
@@ -57,9 +56,9 @@ def main() -> None:
     claims.with_suffix(".svg").unlink()
     for folder in sections():
         print(audit.write(found.claims, found.found, folder).relative_to(ROOT))
-    study = f"{overview.SHOWCASE}/03_calibration_study"
-    for folder, picture in ((overview.LEAD, overview.AFTER), (study, overview.CELLS)):
-        shutil.copy(ROOT / "results" / folder / "figures" / Path(picture).name, ROOT / picture)
+    for picture in (overview.AFTER, overview.CELLS):
+        own = ROOT / "results" / overview.LEAD / "figures" / Path(picture).name
+        shutil.copy(own, ROOT / picture)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ def test_a_folder_that_may_only_be_read(disk, capsys):
 
 @pytest.mark.slow
 def test_a_batch_on_a_full_disk_says_so_and_goes_on_when_there_is_room(disk):
-    words = [f"--set={key}={value}" for key, value in TINY.items()]
+    own = TINY | {"epochs": 300, "checkpoint_seconds": 0}
     command = [sys.executable, "-m", "kdlib", "run", "digits", "--only", "02", "--jobs", "1"]
-    command += [*words, "--set", "epochs=300", "--set", "checkpoint_seconds=0", "--out", str(disk)]
+    command += [*(f"--set={key}={value}" for key, value in own.items()), "--out", str(disk)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as batch:
         while not list(disk.rglob("*.progress")):  # in the middle of training
             assert batch.poll() is None

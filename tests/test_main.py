@@ -229,8 +229,12 @@ def test_a_failing_job_leaves_tables_that_say_what_is_missing_and_why(tmp_path):
     }  # fmt: skip
     command = [sys.executable, "-m", "kdlib", "run", "digits", "--out", str(tmp_path)]
     command += [word for name in ("01", "02", "03") for word in ("--only", name)]
-    command += [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
-    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    def start(**own):
+        words = [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
+        return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)
+
+    failed = start(**own)
     assert failed.returncode == 1
     job = "02_students/ce-no_mixup-seed0"
     assert f"  {job}: FailedRuns: kd-ce-ce-no_mixup-seed0-" in failed.stderr
@@ -248,8 +252,7 @@ def test_a_failing_job_leaves_tables_that_say_what_is_missing_and_why(tmp_path):
     assert cells.loc[cells["kd_method"] != "kd", "acc"].notna().all()
     page = (tmp_path / "report" / "index.html").read_text()
     assert "(incomplete)</h2>" in page
-    again = subprocess.run([*command, "--set", "options={}"], cwd=ROOT, capture_output=True)
-    assert again.returncode == 0
+    assert start(**own | {"options": "{}"}).returncode == 0
     assert not (folder / "missing.csv").exists()
 
 

@@ -5,9 +5,9 @@
 
 from kdlib.overview.facts import AUDIT, CLAIMS, PAGES, Overview, markdown
 from kdlib.overview.pages import audit_page, page
-from kdlib.overview.readme import AFTER, CELLS, LEAD, SHOWCASE, cells, first_screen, runs
+from kdlib.overview.readme import AFTER, CELLS, LEAD, cells, first_screen, runs
 
 __all__ = [
-    "AFTER", "AUDIT", "CELLS", "CLAIMS", "LEAD", "PAGES", "SHOWCASE", "Overview", "audit_page",
+    "AFTER", "AUDIT", "CELLS", "CLAIMS", "LEAD", "PAGES", "Overview", "audit_page",
     "cells", "first_screen", "markdown", "page", "runs",
 ]  # fmt: skip

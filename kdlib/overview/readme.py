@@ -17,8 +17,7 @@ from kdlib.report.tables import over_seeds
 from kdlib.studies.published_claims import Comparison
 
 AFTER, CELLS = "docs/before_after.png", "docs/acc_vs_ece.png"  # the README's pictures
-LEAD = "cifar_small/03_calibration_study/verdicts"  # whose cells before and after a fit it shows
-SHOWCASE = "digits5"  # whose cells the README shows
+LEAD = "cifar_small/03_calibration_study/verdicts"  # whose cells it shows
 PICTURE = " ".join(
     """KD x calibration on CIFAR-10-LT without mixup, teachers and students of cross-entropy and
 balanced softmax, students without KD: as trained, after one temperature, after a logit adjustment.
@@ -98,18 +97,21 @@ def _by_profile(lines: Sequence[prices.Line], count: str, hours: str) -> str:
     return ", ".join(told) or "none"
 
 
-def cells(overview: Overview, folder: Path) -> str:
-    """The README's showcase, of a study's tables: a picture, the best cells by test Harmonic score
-    beside the students of their losses without KD, what each KD method does."""
+def cells(overview: Overview, results: Path) -> str:
+    """The README's showcase, of the tables of `LEAD`: a picture, the best cells by test Harmonic
+    score beside the students of their losses without KD, what each KD method does."""
+    profile, folder = LEAD.split("/")[0], results / LEAD
     table, summary = (pd.read_csv(folder / name) for name in ("cells.csv", "summary.csv"))
     top = table.nlargest(TOP, "harmonic")
     controls = table[table["kd_method"] == "none"]
     plain = controls.query("student_loss == 'ce' and not mixup")
-    own = controls.merge(top[["student_loss", "mixup"]].drop_duplicates())
-    listed = pd.concat([top, own, plain]).drop_duplicates("cell")
+    same = controls.merge(top[["student_loss", "mixup"]].drop_duplicates())
+    listed = pd.concat([top, same, plain]).drop_duplicates("cell")
     metrics = ["acc", "acc_ci95", "nll", "nll_ci95", "ece", "ece_ci95", "harmonic"]
     shown = readable(listed[["cell", *metrics]])
-    found = [one for one in overview.found if one.facts["profile"] == folder.parent.name]
+    own = set("; ".join(table["runs"]).split("; "))
+    found = [one for one in overview.found
+             if one.facts["profile"] == profile and one.row["id"] in own]  # fmt: skip
     gains = [_gain(found, cell) for cell in listed.to_dict("records")]
     shown.insert(2, "against no KD, same loss", gains)
     effects = summary[summary["factor"] == "kd_method"].dropna(subset="acc_effect")
