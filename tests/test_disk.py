@@ -3,6 +3,7 @@
 On a small disk of their own (tmpfs), which root alone may mount; elsewhere these tests skip.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,10 +38,11 @@ def disk(tmp_path):
 
 
 def fill(disk, left):
-    """A file that leaves so many bytes."""
+    """A file that leaves so many bytes, or none where a batch at work takes room meanwhile."""
     space = os.statvfs(disk)
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - left)))
+    with contextlib.suppress(OSError):
+        ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - left)))
     return ballast
 
 
