@@ -60,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(times)
     times.set_defaults(do=_tune)
 
+    parts = commands.add_parser("parts", help="list methods, losses, models and their options")
+    parts.add_argument("plugins", nargs="*", help="files or modules of yours, listed with them")
+    parts.set_defaults(do=_parts)
+
     tiny = commands.add_parser(
         "tiny-imagenet", help="make the npz of Tiny ImageNet's unpacked archive"
     )
@@ -237,6 +241,14 @@ def _tune(options: argparse.Namespace) -> int:
 
     for line in tune(options.profile, options.steps, options.repeats, **_changes(options)):
         print(line, flush=True)
+    return 0
+
+
+def _parts(options: argparse.Namespace) -> int:
+    from kdlib import config, registry
+
+    config.load_plugins(options.plugins)
+    print(*registry.listing(), sep="\n")
     return 0
 
 

@@ -66,6 +66,7 @@ def run(
         nonlocal seen
         if not (dry_run or notebooks):  # the lock is held here
             _drop_sections(whole)
+        print(f"{whole.profile}: checking what is asked for and what is stored", flush=True)
         seen = survey(whole, dry_run=dry_run, check_on="cpu" if remote else None)
         return seen.stored
 

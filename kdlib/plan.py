@@ -16,7 +16,7 @@ import nbformat
 
 from kdlib import grid, studies  # noqa: F401 (importing registers their notebooks)
 from kdlib.config import Run, StudyParams, by_stream, load_settings, validate
-from kdlib.registry import STUDIES, suggest
+from kdlib.registry import STUDIES, suggest, unknown_key
 
 OWN = {"setting", "only", "profile", "changes"}  # keys of params that a plan says itself
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +137,7 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
                 params = params.model_copy(update=told)
             parts.append(Part(path.stem, params, tuple(study.build(params))))
     for key in {_root(key) for key in changes} - known:
-        raise ValueError(f"changes: unknown key {key!r}, {suggest(key, known)}")
+        raise ValueError(f"changes: {unknown_key(key, known)}")
     return parts
 
 

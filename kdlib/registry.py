@@ -5,12 +5,16 @@ that fills the registry. Importing `kdlib` fills them all.
 """
 
 import difflib
+import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdlib.definitions import hashed, source
+
+WEIGHTS = ("weight", "label_weight")  # options that every KD method has
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
@@ -125,6 +129,55 @@ SCHEDULES = Registry("schedule")
 # ((B, C, H, W) images in [0, 1], a generator on the CPU) -> images of that shape.
 AUGMENTATIONS = Registry("augmentation")
 ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
+LISTED = {
+    "KD methods": TERMS, "target sources": TARGETS, "label losses": LABEL_LOSSES, "models": MODELS,
+    "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "augmentations": AUGMENTATIONS,
+}  # fmt: skip
+HAVE_OPTIONS = (TERMS, TARGETS, LABEL_LOSSES)  # which params give by `options`
+
+
+def listing() -> Iterator[str]:
+    """Every part, in lines for a terminal: those with options with their defaults and what they do,
+    of the others the names."""
+    for kind, registry in LISTED.items():
+        yield f"{kind}:"
+        if registry not in HAVE_OPTIONS:
+            yield _indented(", ".join(registry.names()) or "none", 2)
+            continue
+        for name in registry.names():
+            entry = registry[name]
+            given = {key: entry.facts[key] for key in WEIGHTS if key in entry.facts}
+            taken = inspect.signature(entry.build).parameters.values()
+            given |= {one.name: one.default for one in taken if one.default is not one.empty}
+            options = ", ".join(f"{key}: {value}" for key, value in given.items())
+            yield f"  {name}" + f"  {{{options}}}" * bool(options)
+            yield _indented((inspect.getdoc(entry.build) or "").split("\n\n")[0], 6)
+
+
+def _indented(text: str, by: int) -> str:
+    return textwrap.fill(text, 98, initial_indent=by * " ", subsequent_indent=by * " ")
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that params do not have: how it is set where it is an option of a KD
+    method, else what was meant.
+
+    >>> unknown_key("lrr", ["lr", "epochs"])
+    "unknown key 'lrr', did you mean 'lr'?"
+    """
+    taken = {
+        name: inspect.signature(TERMS[name].build).parameters for name in sorted(TERMS.names())
+    }
+    owners = {name: key for name, options in taken.items() if key in options}
+    for name, options in taken.items():
+        option = key.removeprefix(f"{name}_")
+        if option != key and option in (*options, *WEIGHTS):
+            owners = {name: option}
+    if owners:
+        name, option = next(iter(owners.items()))
+        of = f"an option of {', '.join(owners)}: options: {{{name}: {{{option}: ...}}}}"
+        return f"unknown key {key!r}, {of}"
+    return f"unknown key {key!r}, {suggest(key, known)}"
 
 
 @contextmanager

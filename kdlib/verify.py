@@ -87,13 +87,17 @@ def mixtures(rows: Sequence[Row]) -> list[str]:
         found["versions of torch"][origin["versions"]["torch"]] += 1
     lines = [
         f"mixed rows: {len(values)} {what}: "
-        + ", ".join(f"{value} ({count} rows)" for value, count in values.most_common())
+        + ", ".join(f"{value} ({_rows(count)})" for value, count in values.most_common())
         for what, values in found.items()
         if len(values) > 1
     ]
     dirty = sum(row["provenance"]["dirty"] is not False for row in rows)
-    told = "1 row was" if dirty == 1 else f"{dirty} rows were"
+    told = f"{_rows(dirty)} {'was' if dirty == 1 else 'were'}"
     return lines + [f"{told} made by code that is in no commit"] * bool(dirty)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
 
 
 def _verify_row(path: Path, row: Row, findings: Findings) -> bool:

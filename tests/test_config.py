@@ -25,6 +25,9 @@ def test_a_flat_file_becomes_params(tmp_path):
     ("text", "message"),
     [
         ("lrr: 1\n", "unknown key 'lrr', did you mean 'lr'?"),
+        ("kd_temperature: 4\n", "'kd_temperature', an option of kd: options: {kd: {temperature"),
+        ("crd_weight: 4\n", "unknown key 'crd_weight', an option of crd: options: {crd: {weight"),
+        ("negatives: 4\n", "unknown key 'negatives', an option of crd: options: {crd: {negat"),
         ("kd_method: [kd]\n", "did you mean 'kd_methods'?"),
         ("lr: fast\n", "lr: .*number.*got 'fast'"),
         ("lr: 0\n", "lr: .*greater than 0.*got 0"),

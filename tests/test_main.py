@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdlib import Lab, lock, models
+from kdlib import Lab, lock, models, registry
 from kdlib.__main__ import main
 from kdlib.plan import ROOT, plan
 
@@ -213,6 +213,23 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_done(tmp_path):
     assert done.stderr.startswith("kdlib: ")
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left == [tmp_path / ".batch" / "lock"]
+
+
+def test_every_part_is_listed_with_its_options(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from kdlib.objectives import term\n\n\n@term('gap_listed', weight=0.5)\n"
+        "def gap(context, power: int = 3):\n    'The gap.\\n\\n    More.'\n"
+    )
+    assert main(["parts", str(tmp_path / "mine.py")]) == 0
+    told = capsys.readouterr().out
+    assert "  gap_listed  {weight: 0.5, label_weight: 1.0, power: 3}\n      The gap.\n" in told
+    assert "  cp  {beta: 0.1}\n      Confidence penalty.\n" in told
+    for kind, entries in registry.LISTED.items():
+        part = told.split(f"{kind}:\n")[1]
+        assert all(name in part for name in entries.names())
+    registry.TERMS._entries.pop("gap_listed")
+    assert main(["parts", str(tmp_path / "absent.py")]) == 2
+    assert "no file" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):

@@ -20,6 +20,7 @@ from kdlib.plan import ROOT, plan
 from kdlib.report import answers, practice
 from kdlib.report import pairs as pairing
 from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
+from kdlib.report.taught import teachers as teachers_ahead
 from kdlib.studies.published_claims import Claims, load_claims
 
 T975 = {5: 2.7764451051977987}
@@ -124,6 +125,31 @@ def test_the_cells_of_the_readme_are_means_of_rows(whole):
             by_seed.append(100 * statistics.mean(gains))
         mean, half = interval(by_seed)
         assert f"{method.upper()} {mean:+.2f} ± {half:.2f}" in text
+
+
+def test_what_teachers_are_ahead_is_a_mean_of_rows(whole):
+    table = teachers_ahead("kd_calibration", whole.found)
+    line = table[(table["teacher"] == "balanced softmax") & table["students"].str.contains(" 20 ")]
+    teachers = committed("cifar_small/01_teachers", epochs=20)
+    students = committed("cifar_small/02_students", epochs=20)
+    loss = {"mixup": False, "teacher_loss": "bs"}
+    key = tuple(sorted((loss | {"role": "teacher"}).items()))
+    alone = {"mixup": False, "kd_method": "none", "teacher_loss": "none", "student_loss": "bs"}
+    own = [100 * teachers[key, seed]["acc"] for seed in SEEDS]
+    plain = [100 * students[tuple(sorted(alone.items())), seed]["acc"] for seed in SEEDS]
+    gaps = [one - other for one, other in zip(own, plain, strict=True)]
+    assert line["ACC %"].item() == "{:.2f} ± {:.2f}".format(*interval(own))
+    assert line["its student without KD, ACC %"].item() == "{:.2f} ± {:.2f}".format(
+        *interval(plain)
+    )
+    assert line["lead"].item() == "{:+.2f} ± {:.2f} points".format(*interval(gaps))
+
+
+def test_teachers_of_some_classes_have_no_lead(whole):
+    table = teachers_ahead("overlapping_teachers", whole.found)
+    assert {"trees", "woodland"} <= set(table["teacher"])
+    assert "lead" not in table
+    assert teachers_ahead("self_distillation", whole.found).empty
 
 
 def test_advice_on_long_tailed_data_is_a_mean_of_rows(whole):
@@ -471,7 +497,7 @@ def test_what_published_numbers_support(side, margin, published, supported):
     assert answers.published_supports(line) == supported
 
 
-def test_the_first_sentence_counts_what_published_numbers_say():
+def test_the_first_sentences_count_what_published_numbers_say():
     claims, table = table_of(FAILS)
     told = {
         0.02: "1 contradict published numbers",
@@ -481,7 +507,8 @@ def test_the_first_sentence_counts_what_published_numbers_say():
     for published, words in told.items():
         lines = table.assign(effect=-0.03, published_effect=published)
         (total, *_) = answers.answer(claims, lines)
-        assert f"of the 1 that do not hold, {words}; in 1 our effect is beyond the margin" in total
+        wanted = f". Of the 1 that do not hold, {words}; in 1 our effect is beyond the margin"
+        assert wanted in total
 
 
 @pytest.mark.parametrize(
@@ -489,12 +516,12 @@ def test_the_first_sentence_counts_what_published_numbers_say():
     [("higher", 0.02, 0.005, 1), ("higher", 0.012, 0.005, 0), ("lower", -0.02, -0.005, 1),
      ("lower", 0.02, -0.005, 0), ("higher", 0.001, -0.02, 1)],
 )  # fmt: skip
-def test_the_first_sentence_says_which_claims_hold_after_a_fit(side, fitted, margin, still):
+def test_the_first_sentences_say_which_claims_hold_after_a_fit(side, fitted, margin, still):
     claims, table = table_of(HOLDS)
     assert "after a fit" not in answers.answer(claims, table)[0]
     table = table.assign(side=side, fitted=fitted, fitted_ci95=0.01, margin=margin)
     (total, _) = answers.answer(claims, table)
-    assert "; of the 1 that hold, at some scale at least, and can be judged again after a " in total
+    assert ". Of the 1 that hold, at some scale at least, and can be judged again after a " in total
     assert f", {still} still do" in total
     board = answers.scoreboard(claims, table)
     for line in ("kd_calibration", "all"):
@@ -510,11 +537,11 @@ def test_the_scoreboard_counts_every_claim_once(whole):
     assert board.loc["all", "reversed"] <= board.loc["all", FAILS]
 
 
-def test_the_first_sentence_says_what_stays_after_holm():
+def test_the_first_sentences_say_what_stays_after_holm():
     claims, table = table_of(FAILS)
     for adjusted, words in ((0.049, "all of 1 decided"), (0.051, "0 of 1 decided")):
         (total, *_) = answers.answer(claims, table.assign(p_holm=adjusted))
-        assert f"; p after Holm is below 0.05 for {words}; " in total
+        assert f". After Holm p is below 0.05 for {words}. " in total
     assert "Holm" not in answers.answer(*table_of(UNDECIDED))[0]
 
 
@@ -572,7 +599,7 @@ def test_what_a_fit_leaves_of_an_option_is_told_where_rows_have_one():
     _, lines = advised("kd_calibration", rows)
     assert lines[CRD]["Δ accuracy after logit adjustment"] == "+10.00 ± 0.00 points"
     assert lines[CRD]["Δ ECE after one temperature"] == "+0.0000 ± 0.0000"
-    to_other = lines[CRD]["Δ ECE to the other after one temperature"].split()[0]
+    to_other = lines[CRD]["Δ ECE against the other fitted"].split()[0]
     assert float(to_other) == pytest.approx(float(lines[CRD]["ECE"]) - 0.3, abs=1e-4)
     assert "Δ NLL after one temperature" not in lines[CRD]
 

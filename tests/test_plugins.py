@@ -370,7 +370,7 @@ def test_what_is_wrong_with_a_plugin_is_said(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0")
     for _ in range(2):  # it is not kept half imported
-        with pytest.raises(ValueError, match=r"plugins.0: .*broken.py: ZeroDivisionError"):
+        with pytest.raises(ValueError, match=r"plugins.0: .*broken.py, line 1: ZeroDivisionError"):
             Params.of(plugins=[str(broken)])
 
 

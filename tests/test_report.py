@@ -804,6 +804,8 @@ def test_control_grids_stand_after_what_they_vary(seeds):
         by_choice = cell["change"].startswith("weight")  # judged on validation alone
         assert cell["acc"] == pytest.approx(math.nan if by_choice else test, nan_ok=True)
         assert cell["seeds"] == len(seeds)
+        alone = [found[("none", "none", *labels[2:], seed)]["val"]["acc"] for seed in seeds]
+        assert cell["plain_val_acc"] == pytest.approx(interval(alone)[0])
     assert Study.of(rows, params_of()).control_grids.empty
     assert len(Study.of(rows, params).cells) == 20
 

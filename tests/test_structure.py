@@ -36,6 +36,7 @@ ORDER = [
         "interrupt",
         "device",
         "_compat",
+        "names",
         "notices",
         "quantities",
     },

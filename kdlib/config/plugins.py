@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_plugin(name: str) -> str:
             _import_file(key, path) if is_file else import_module(name)
     except Exception as error:
         sys.modules.pop(key, None)
-        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{name}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if before:
         log.info("%s has changed and was imported again", name)
     _loaded[key] = content
@@ -60,6 +61,13 @@ def _origin(name: str) -> Path | None:
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}")
     return Path(spec.origin) if spec.origin else None  # a folder without __init__.py has none
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file something went wrong, the place that was reached last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _forget(origin: Path | None) -> None:

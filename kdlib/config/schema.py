@@ -27,7 +27,7 @@ from kdlib.config.fields import (
 )
 from kdlib.config.plugins import load_plugin
 from kdlib.config.recipe import Augment, Recipe
-from kdlib.registry import suggest
+from kdlib.registry import unknown_key
 
 
 class GivenPreprocess(Strict):
@@ -271,7 +271,7 @@ def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> A
     """Build a model; every error becomes one ValueError that names `where`, the key, the value."""
     for key in values:
         if key not in model.model_fields:
-            raise ValueError(f"{where}: unknown key {key!r}, {suggest(key, model.model_fields)}")
+            raise ValueError(f"{where}: {unknown_key(key, model.model_fields)}")
     try:
         return model(**values)
     except ValidationError as error:
@@ -280,6 +280,8 @@ def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> A
             path = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
             message = item["msg"].removeprefix("Value error, ")
             message = f"{message[:1].lower()}{message[1:]}"
-            # An error of several keys together says itself which.
-            lines.append(f"{path}: {message}, got {item['input']!r}" if path else message)
+            given = item["input"]  # which an error of several keys together, or of a file, says
+            named = not path or (isinstance(given, str) and given in message)
+            told = message if named else f"{message}, got {given!r}"
+            lines.append(f"{path}: {told}" if path else told)
         raise ValueError(f"{where}: " + "; ".join(lines)) from None

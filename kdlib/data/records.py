@@ -136,7 +136,9 @@ def as_labels(labels: ArrayLike, name: str = "labels", num_classes: int = 65536)
         raise TypeError(f"{name} must be integers, got {labels.dtype}")
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
-        raise ValueError(f"{name} must lie in 0..{num_classes - 1}, got {wrong[0]}")
+        raise ValueError(
+            f"{name} must lie in 0..{num_classes - 1} (they count from 0), got {wrong[0]}"
+        )
     return labels.astype(np.int64, copy=False)
 
 
@@ -146,11 +148,15 @@ def _check_split(
     """One split as (N, H, W, C) uint8 and (N,) int64; `prefix` is how the messages name it."""
     images, name = np.asarray(images), f"{prefix}images"
     if images.dtype != np.uint8:
-        raise TypeError(f"{name} must be uint8, got {images.dtype}")
+        hint = ": (255 * x).round() of x in 0..1, as uint8" * (images.dtype.kind == "f")
+        raise TypeError(f"{name} must be uint8, got {images.dtype}{hint}")
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or not images.size or images.shape[1] != images.shape[2]:
-        shape = images.shape
-        raise ValueError(f"{name} must be (N, H, W[, C]), H = W, and not empty, got shape {shape}")
+        first = images.ndim == 4 and images.shape[2] == images.shape[3]
+        hint = ": channels come last, transpose(0, 2, 3, 1)" * first
+        raise ValueError(
+            f"{name} must be (N, H, W[, C]), H = W, and not empty, got shape {images.shape}{hint}"
+        )
     labels = as_labels(labels, f"{prefix}labels", num_classes)
     if len(images) != len(labels):
         shapes = f"shapes {images.shape} and {labels.shape}"

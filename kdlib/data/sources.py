@@ -9,6 +9,7 @@ from kdlib.known_sets import KNOWN_SETS
 from kdlib.notices import warn_once
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SPLITS = ("train", "test")
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
@@ -32,6 +33,7 @@ def from_npz(name: str, path: Path) -> ImageSet:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in KEYS if key in archive.files}
+                there = ", ".join(archive.files)
         except Exception as error:  # a damaged zip or array raises a dozen kinds
             if "Object arrays" in str(error):
                 raise ValueError(
@@ -40,7 +42,10 @@ def from_npz(name: str, path: Path) -> ImageSet:
                 ) from error
             raise ValueError(f"{path} is damaged or no npz file: {error}") from error
     if missing := [key for key in KEYS if key not in arrays]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}, it has: {there} (classes: their names, in the "
+            "order of the labels)"
+        )
     try:
         return from_arrays(name, **arrays)
     except (TypeError, ValueError) as error:
@@ -51,8 +56,13 @@ def from_tree(name: str, folder: Path, image_size: int | None) -> ImageSet:
     """The set in `folder/{train,test}/<class>/*`, resized, in canonical order. Classes are
     the sorted folder names; the set is gray where no pixel has a color."""
     if image_size is None:
-        raise ValueError(f"image_size must be given for {folder}, got None: files have any size")
-    splits = [_image_files(folder / split) for split in ("train", "test")]
+        raise ValueError(
+            f"image_size must be given for {folder}, got None: files have any size (image_size: 32)"
+        )
+    if missing := [split for split in SPLITS if not (folder / split).is_dir()]:
+        there = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ValueError(f"{folder} has no folder {' and '.join(missing)}, it has: {there}")
+    splits = [_image_files(folder / split) for split in SPLITS]
     classes, others = (sorted({path.parent.name for path in paths}) for paths in splits)
     if not classes or classes != others:
         raise ValueError(f"{folder}: train has images of the classes {classes}, test of {others}")

@@ -68,8 +68,11 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
         if name != LABEL:
             TERMS[name].facts["check"](options, counts, run.mixup_alpha > 0)
     if run.recipe and run.recipe.batch_size > len(labels):
+        factor = run.imbalance_factor
+        tail = f" and a long tail of factor {factor:g}" * bool(factor)
         raise ValueError(
-            f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images"
+            f"batch_size {run.recipe.batch_size} exceeds the {len(labels)} training images that "
+            f"validation{tail} leave of {len(record.train_labels)}"
         )
     if 0 in record.std:
         place = record.std.index(0)

@@ -10,23 +10,23 @@ from kdlib import prices
 from kdlib.grid import STUDY
 from kdlib.overview.facts import AUDIT, CLAIMS, Overview, in_hours, in_practice, markdown
 from kdlib.registry import STUDIES
-from kdlib.report import audit, practice, readable, training_length
+from kdlib.report import audit, practice, readable, taught, training_length
 from kdlib.report.answers import answer
-from kdlib.report.claims import ILLUSTRATION, NOT_RUN
+from kdlib.report.claims import FAILS, HOLDS, ILLUSTRATION, NOT_RUN, UNDECIDED
 from kdlib.report.controls import control_grids
 from kdlib.report.demonstrations import DEMONSTRATIONS
 from kdlib.report.tables import present
 
-KNOBS = ("acc", "ece", "val_acc")
+KNOBS = ("acc", "ece", "val_acc", "plain_val_acc")
 HALVES = tuple(f"{name}_ci95" for name in KNOBS)
 PRICED = """Spent: hours that passed while a job of one core made the runs, beside other work on the
 machine. To go: hours of a free core, from a few steps of each kind of run
 ([prices.json](prices.json) names the machine); `./run_all.sh PROFILE --dry-run` measures yours."""
 DETAILS = "Details: margins, levels, seeds, p-values, sources"
-COLUMNS = """To hold: where the interval would have to lie; the other's level: of what is compared
-with; control: a third level against the same; p: of the t test against the margin, and after Holm;
-our reading: no sentence of the source says it; rests on: mistakes that the published numbers went
-through."""
+COLUMNS = """In the folded details, to hold: where the interval would have to lie; the other's
+level: of what is compared with; control: a third level against the same; p: of the t test against
+the margin, and after Holm; our reading: no sentence of the source says it."""
+UNDECIDING = "Too few seeds for a verdict"
 OTHERS = "The same at other scales: of fewer seeds, or of profiles that judge no claim"
 UNTESTED = "Of other weights validation alone is shown: a choice on test would be tuning on it."
 WRITTEN = "Written by `python scripts/showcase.py` from the committed rows; change nothing here."
@@ -45,9 +45,10 @@ def page(overview: Overview, study: str) -> str:
         *practice.helped(study, overview.found, claims),
         "## What to choose",
         *_advice(overview, study),
+        *_teachers(overview, study),
         "## The claims",
         f"Published in {claims.studies[study].source}. [How claims are judged, and what went wrong "
-        f"in published code]({AUDIT}).",
+        f"in published code]({AUDIT}). {' '.join(COLUMNS.split())}",
         *_claims(overview, study),
         *_knobs(overview, study),
         *_lengths(overview, study),
@@ -64,14 +65,23 @@ def _advice(overview: Overview, study: str) -> list[str]:
     if not scales:
         return ["No run of this study is stored, so there is nothing to go by."]
     others = practice.elsewhere(study, overview.found, overview.claims)
-    parts = [" ".join(practice.FITS.split()), *_tables(scales)]
-    if others:
-        parts += [f"<details><summary>{OTHERS}</summary>", *_tables(others), "</details>"]
-    return parts
+    parts = [practice.legend(study), *_tables(scales)]
+    return parts + (_folded(OTHERS, *_tables(others)) if others else [])
+
+
+def _folded(summary: str, *parts: str) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", *parts, "</details>"]
 
 
 def _tables(scales: Sequence[tuple[str, pd.DataFrame]]) -> list[str]:
     return [text for told, table in scales for text in (f"On {told}", markdown(table))]
+
+
+def _teachers(overview: Overview, study: str) -> list[str]:
+    table = taught.teachers(study, overview.found)
+    if table.empty:
+        return []
+    return ["## The teachers", " ".join(taught.LEAD.split()), markdown(table)]
 
 
 def _claims(overview: Overview, study: str) -> list[str]:
@@ -83,20 +93,15 @@ def _claims(overview: Overview, study: str) -> list[str]:
     run = ~verdicts["verdict"].isin([ILLUSTRATION, NOT_RUN])
     parts = []
     for scale, own in shown[run].groupby("scale", sort=False):
+        main = own[["in words", "verdict", "ours", "range over its settings", "after a fit",
+                    "published"]].rename(columns={"in words": "claim"})  # fmt: skip
         more = ["claim", "to hold", "the other's level", "control", "seeds", "p", "p Holm",
-                "our reading", "rests on", "source"]  # fmt: skip
-        parts += [
-            f"### {scale}",
-            markdown(
-                own[
-                    ["in words", "verdict", "ours", "in its settings", "after a fit", "published"]
-                ].rename(columns={"in words": "claim"})
-            ),
-            f"<details><summary>{DETAILS}</summary>",
-            " ".join(COLUMNS.split()),
-            markdown(own[[name for name in more if (own[name] != "").any()]]),
-            "</details>",
-        ]
+                "our reading", "published number affected by", "source"]  # fmt: skip
+        details = own[[name for name in more if (own[name] != "").any()]]
+        if verdicts.loc[own.index, "verdict"].isin([HOLDS, FAILS, UNDECIDED]).any():
+            parts += [f"### {scale}", markdown(main), *_folded(DETAILS, markdown(details))]
+        else:
+            parts += _folded(f"{UNDECIDING}: {scale}", markdown(main), markdown(details))
     waiting = shown.loc[verdicts["verdict"] == NOT_RUN, "in words"]
     return parts + ["Not run:\n\n" + "\n".join(f"- {claim}" for claim in waiting)] * bool(
         len(waiting)

@@ -56,13 +56,13 @@ def _standing(found: set[str]) -> str:
 
 
 def answer(claims: Claims, verdicts: pd.DataFrame) -> list[str]:
-    """A sentence of all claims, then sentences of each study: how many hold, do not, are undecided
+    """What stands of all claims, then sentences of each study: how many hold, do not, are undecided
     or not run, and how that is read (`reading`); without a reading the clearest with its effect and
     interval, beside the published effect."""
     table = standings(claims, verdicts)
     total = _counts(table, f"claims of {len(claims.studies)} public studies")
     total += _refitted(table) + _failed(table) + _after_holm(table)
-    total += "; a verdict is about the scale it was measured at, and no more."
+    total += ". A verdict is about the scale it was measured at, and no more."
     return [total] + [
         _of_study(claims.name(name), table[table["study"] == name], told_of(one.reading, verdicts))
         for name, one in claims.studies.items()
@@ -116,7 +116,7 @@ def _failed(table: pd.DataFrame) -> str:
     ]
     told = ", ".join(f"{number} {words}" for number, words in parts if number)
     return (
-        f"; of the {len(failed)} that do not hold, {told}; in {turned} our effect is beyond the "
+        f". Of the {len(failed)} that do not hold, {told}; in {turned} our effect is beyond the "
         "margin the other way"
     )
 
@@ -136,7 +136,7 @@ def _still(fits: pd.DataFrame) -> pd.Series:
 def _refitted(table: pd.DataFrame) -> str:
     fits = _fits(table)
     return (
-        f"; of the {len(fits)} that hold, at some scale at least, and can be judged again after a "
+        f". Of the {len(fits)} that hold, at some scale at least, and can be judged again after a "
         "fit on validation (one temperature, or a logit adjustment), "
         f"{_still(fits).sum()} still do"
     ) * bool(len(fits))
@@ -149,7 +149,7 @@ def _after_holm(table: pd.DataFrame) -> str:
         return ""
     stay, many = int((decided["p_holm"] < LEVEL).sum()), len(decided)
     return (
-        f"; p after Holm is below {LEVEL:g} for {'all' if stay == many else stay} of {many} decided"
+        f". After Holm p is below {LEVEL:g} for {'all' if stay == many else stay} of {many} decided"
     )
 
 

@@ -31,6 +31,7 @@ from kdlib.verify import mixtures
 
 TITLE = "Which published claims hold"
 NAN = float("nan")
+LONG = ["in words", "source", "published number affected by"]  # columns that a page folds
 FOREST = """Effects towards the claimed side (so a lower ECE lies right where it is claimed) with
 their 95 % intervals over seeds; pale lines end at the lowest and highest of the settings that an
 effect is a mean of; squares: the same effect after a fit on validation of both sides, one
@@ -71,7 +72,7 @@ def write(claims: Claims, found: Sequence[Entry], out_dir: str | Path, setting: 
     tables = deterministic_tables(claims, found)
     section.tables(tables)
     verdicts = tables["verdicts"]
-    narrow = readable(claims, verdicts).drop(columns=["in words", "source", "rests on"])
+    narrow = readable(claims, verdicts).drop(columns=LONG)
     decided = verdicts["verdict"] != ILLUSTRATION
     drawn = ""
     if verdicts["effect"].notna().any():
@@ -143,14 +144,16 @@ def readable(claims: Claims, verdicts: pd.DataFrame) -> pd.DataFrame:
             "verdict": verdict(line),
             "published": written.amount(published),
             "ours": effect(line),
-            "in its settings": over_settings(line),
+            "range over its settings": over_settings(line),
             "seeds": "" if pd.isna(line["seeds"]) else f"{line['seeds']:.0f}",
             "the other's level": written.level(line["versus"]),
             "to hold": to_hold(line),
             "after a fit": fitted(line),
             "control": another(line, "beside"),
             "our reading": "yes" if claim.derived else "",
-            "rests on": "; ".join(DEMONSTRATIONS[name].title for name in claim.rests_on),
+            "published number affected by": "; ".join(
+                DEMONSTRATIONS[name].title for name in claim.rests_on
+            ),
             "metric": written.word,
             "p": p_value(line["p"]),
             "p Holm": p_value(line["p_holm"]),

@@ -7,11 +7,11 @@ import pandas as pd
 
 from kdlib.cautions import uncalibrated
 from kdlib.config import Params
-from kdlib.grid import control_runs, student_runs
+from kdlib.grid import NO_KD, control_runs, student_runs
 from kdlib.report.tables import CELL, METRICS, cell_label, means, present
 from kdlib.store import Row
 
-WEIGHT = "weight "
+WEIGHT, PLAIN = "weight ", "plain_val_acc"
 
 
 def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
@@ -19,25 +19,38 @@ def control_grids(rows: Sequence[Row], params: Params) -> pd.DataFrame:
 
     change: the options that differ from it; calibrated KD of a teacher without a fitted temperature
     is plain KD, and no line of it. Means over the seeds that a group has in common, with
-    intervals, on test and (`val_`) validation. Where only the KD term's weight differs the question
-    is one of choice, so it is shown on validation alone.
+    intervals, on test and (`val_`) validation; plain_val_acc: of the students without KD of the
+    same loss. Where only the KD term's weight differs the question is one of choice, so it is shown
+    on validation alone.
     """
     runs = control_runs(params)
     bases = list(dict.fromkeys(_base(params, run.labels) for run in runs))
-    main = [run for run in student_runs(params) if tuple(run.labels.values()) in bases]
+    students = student_runs(params)
+    main = [run for run in students if tuple(run.labels.values()) in bases]
+    without = [run for run in students if run.labels["kd_method"] == NO_KD]
+    plain = {_learnt(row): row["metrics"].get("val", {}) for row in present(rows, without)}
     every = {run.id: run for run in main + runs}.values()
     ordered = sorted(every, key=lambda run: bases.index(_base(params, run.labels)))
     teachers = {row["id"]: row for row in rows}
-    lines = [_line(row, params) for row in present(rows, ordered) if _is_itself(row, teachers)]
+    lines = [
+        _line(row, params) | {PLAIN: plain.get(_learnt(row), {}).get("acc", np.nan)}
+        for row in present(rows, ordered)
+        if _is_itself(row, teachers)
+    ]
     if not lines:
         return pd.DataFrame()
     keys = [*CELL, "change"]
     table = _common_seeds(pd.DataFrame(lines), keys)
-    numbers = [prefix + name for prefix in ("", "val_") for name in METRICS]
+    numbers = [PLAIN, *(prefix + name for prefix in ("", "val_") for name in METRICS)]
     seeds = table.groupby(keys, sort=False).size().to_numpy()
     result = means(table, keys, numbers).assign(seeds=seeds)
     result.insert(0, "cell", [cell_label(labels) for labels in result[CELL].to_dict("records")])
     return result
+
+
+def _learnt(row: Row) -> tuple:
+    """What a student shares with the one without KD: its loss, its images, its seed."""
+    return *(row["labels"][name] for name in CELL[2:]), row["run"]["seed"]
 
 
 def _is_itself(row: Row, teachers: Mapping[str, Row]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.names import called
 from kdlib.quantities import QUANTITIES, quantity
 from kdlib.registry import TARGETS, TERMS
 from kdlib.report.controls import WEIGHT
@@ -38,31 +39,14 @@ DIFFERENCES = {
     "Δ accuracy after logit adjustment": ("logit_adjustment.acc", ""),
     "Δ ECE after one temperature": ("temperature.ece", ""),
     "Δ NLL after one temperature": ("temperature.nll", ""),
-    "Δ ECE to the other after one temperature": ("ece", "temperature.ece"),
+    "Δ ECE against the other fitted": ("ece", "temperature.ece"),
 }
 GAIN, CALIBRATION, ADJUSTED, *_, BEYOND_FIT = DIFFERENCES
 FITS = """ACC and ECE on test, as trained; Δ: the difference to what stands under "against". Means ±
 half of the 95 % t interval over seeds, not adjusted for the number of options. After a fit (a
-logit adjustment, one temperature): both sides are fitted on validation, then compared on test. To
-the other after one temperature: the option as trained beside what that fit alone makes of the
-other. Where a grid has runs with and without mixup, an option is judged without."""
-NAMES = {
-    "none": "no KD", "ce": "cross-entropy", "als": "label-aware smoothing",
-    "cp": "a confidence penalty", "bs": "balanced softmax", "pskd": "PS-KD",
-    "kd_adjusted": "KD in adjusted space", "kd": "KD", "crd": "CRD",
-    "rkd": "RKD", "at": "AT", "byot": "BYOT", "dmfl": "DMFL",
-    "camkd": "CAMKD", "ca_mkd": "CA-MKD", "camkd_hints": "CAMKD's hints alone",
-    "camkd_equal": "CAMKD with equal weights", "centroid": "the mean of the teachers' logits",
-    "centroid_weight1": "the mean of the teachers' logits at weight 1",
-    "centroid_probs": "the mean of the teachers' probabilities", "median": "the median teacher",
-    "confident": "losses to each teacher, weighted by its confidence in a sample",
-    "val_confident": "losses to each teacher, weighted by its loss on validation",
-    "camkd_pooled": "CAMKD, maps no larger than the student's",
-    "ca_mkd_logits": "CA-MKD's logits alone", "ca_mkd_hints": "CA-MKD's hints alone",
-    "best": "the best teacher of a batch", "restricted_kd": "restricted KD",
-    "label_free": "the label-free rule", "mean": "the mean of the teachers that know the class",
-    "per_class": "the per-class mean of those that know the class",
-}  # fmt: skip
+logit adjustment, one temperature): both sides are fitted on validation, then compared on test.
+Against the other fitted: the option as trained beside the other after one temperature."""
+FIXED = "Where a grid has runs with and without mixup, an option is judged without."
 
 
 @dataclass(frozen=True)
@@ -112,6 +96,12 @@ CHOICES: dict[str, tuple[str, tuple[Choice, ...]]] = {
 }  # fmt: skip
 
 
+def legend(study: str) -> str:
+    """What the tables of `advice` and `elsewhere` show."""
+    fixed = any(choice.fixed for choice in CHOICES[study][1])
+    return " ".join(FITS.split()) + f" {FIXED}" * fixed
+
+
 def options(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     """One line a scale and option: `DIFFERENCES`, level minus not choosing it, means over seeds
     with half-widths (`*_ci95`; NaN where no fit was made), its own accuracy and ECE; only options
@@ -139,7 +129,7 @@ def _split(own: Sequence[Entry], choice: Choice) -> Iterable[Choice]:
     option's where the other has no such label."""
     for values in itertools.product(*(_values(own, key, choice.variants) for key in choice.by)):
         labels = dict(zip(choice.by, values, strict=True))
-        names = {key: _name(value) for key, value in labels.items()}
+        names = {key: called(value) for key, value in labels.items()}
         words, against = (
             text.format("{}", **names) for text in (choice.words, choice.against or choice.words)
         )
@@ -174,7 +164,9 @@ def _lines(
         where=choice.where or None, level={choice.key: level} | choice.beside, versus=choice.versus,
         free=choice.free,
     )  # fmt: skip
-    for group in by_scale(own, comparison):
+    groups = by_scale(own, comparison)
+    kinds = {bool(group[0][0].taught_by) for group in groups}
+    for group in groups:
         told, (*key, lengths) = group[0][0].facts, scale_key(group[0][0])
         whole = [
             (entry, entry)
@@ -183,8 +175,9 @@ def _lines(
             and (not lengths or entry.taught_epochs in ((), lengths))
         ]  # teachers, too
         line = {"profile": told["profile"], "scale": scale(whole), "data": told["data"]}
-        line["option"] = choice.words.format(_name(level))
-        line["against"] = choice.against.format(_name(choice.versus[choice.key]))
+        taught = f", with{'' if group[0][0].taught_by else 'out'} a teacher" * (len(kinds) > 1)
+        line["option"] = choice.words.format(called(level)) + taught
+        line["against"] = choice.against.format(called(choice.versus[choice.key]))
         for name, (metric, other) in DIFFERENCES.items():
             values, _, versus = seed_differences(group, metric, other)
             effect, half, seeds = over_seeds(values)
@@ -193,16 +186,6 @@ def _lines(
                 line |= {metric: versus + effect, "seeds": seeds}
         kept = (one.row.get("data", {}).get("val_counts", ()) for one, _ in group)
         yield line | {"validated": max(map(sum, kept))}
-
-
-def _name(level: Any) -> str:
-    """An option for readers.
-
-    >>> _name("pskd+byot"), _name("restricted_kd"), _name(4.0)
-    ('PS-KD + BYOT', 'restricted KD', '4')
-    """
-    text = f"{level:g}" if isinstance(level, float) else str(level)
-    return " + ".join(NAMES.get(part, part.replace("_", " ")) for part in text.split("+"))
 
 
 def advice(study: str, found: Sequence[Entry], claims: Claims) -> list[tuple[str, pd.DataFrame]]:

@@ -48,6 +48,7 @@ NUMBERS |= {
     "acc_selected": _like("acc", "ACC % selected"),
     "ece_selected": _like("ece", "ECE selected"),
     "val_acc": _like("acc", "validation ACC %"),
+    "plain_val_acc": _like("acc", "no KD, validation ACC %"),
     "val_nll": _like("nll", "validation NLL"),
     "val_ece": _like("ece", "validation ECE"),
     "val_harmonic": _like("harmonic", "validation Harmonic"),
@@ -150,12 +151,13 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def title(params: Params) -> str:
     """What a grid was measured on.
 
-    >>> title(Params(data="digits", imbalance_factor=50, seeds=[0, 1]))
-    'KD x calibration on digits, imbalance factor 50, 2 seeds'
+    >>> title(Params(data="digits", imbalance_factor=50, mixup=[False], seeds=[0, 1]))
+    'KD x calibration on digits, imbalance factor 50, without mixup, 2 seeds'
     """
     factor, seeds = params.imbalance_factor, len(params.seeds)
     tail = "class counts as they are" if factor is None else f"imbalance factor {factor:g}"
-    return f"KD x calibration on {params.data}, {tail}, {seeds} seed{'s' * (seeds != 1)}"
+    mixed = f", with{'out' * (not params.mixup[0])} mixup" * (len(params.mixup) == 1)
+    return f"KD x calibration on {params.data}, {tail}{mixed}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def seeds_note(seeds: int) -> str:

@@ -63,16 +63,23 @@ def test_mean_and_std_are_those_of_the_training_pixels():
 BROKEN = [
     (
         put("train_images", lambda x: x.astype(np.float32)),
-        "train_images must be uint8, got float32",
+        "train_images must be uint8, got float32: .* as uint8",
     ),
     (put("test_images", lambda x: x[0]), r"test_images must be .* got shape \(4, 4\)"),
+    (
+        put("test_images", lambda x: np.zeros((6, 3, 4, 4), np.uint8)),
+        r"got shape \(6, 3, 4, 4\): channels come last, transpose",
+    ),
     (put("test_images", lambda x: x[:0]), r"test_images must be .* got shape \(0, 4, 4, 1\)"),
     (put("train_images", lambda x: x[:, :3]), r"H = W.* got shape \(12, 3, 4, 1\)"),
     (put("test_images", lambda x: x[:, 1:, 1:]), r"differ in shape: \(4, 4, 1\), \(3, 3, 1\)"),
     (put("train_labels", lambda y: y[1:]), r"differ in length, .*\(12, 4, 4, 1\) and \(11,\)"),
     (put("train_labels", lambda y: y[:, None]), r"train_labels must be .* got shape \(12, 1\)"),
-    (put("test_labels", lambda y: y + 1), "test_labels must lie in 0..2, got 3"),
-    (put("test_labels", lambda y: y - 1), "test_labels must lie in 0..2, got -1"),
+    (
+        put("test_labels", lambda y: y + 1),
+        r"test_labels must .* 0..2 \(they count from 0\), got 3",
+    ),
+    (put("test_labels", lambda y: y - 1), "test_labels must lie in .* got -1"),
     (put("train_labels", lambda y: y * np.nan), "train_labels must be integers, got float64"),
     (put("classes", lambda c: np.arange(3)), r"classes must be names \(str\), got"),
     (put("classes", lambda c: c[:0]), r"classes must be .* at least one, got \(\)"),

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from kdlib.grid import NO_KD
+from kdlib.names import called
 from kdlib.store import Row
 from kdlib.studies.self_distillation import SelfDistillation
 
-PART_NAMES = {NO_KD: "baseline", "pskd": "PS-KD", "byot": "BYOT", "dmfl": "DMFL"}
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 QUESTION = """Which of PS-KD (labels softened by the network's own past), BYOT (side heads taught by
 the final one) and DMFL (mutual learning of their features) improves a network, and its
@@ -75,13 +75,13 @@ def method_name(method: str, options: Mapping[str, Any] = NOTHING) -> str:
         changed = dict(options.get(part, {}))
         name = changed.pop("of", part)
         what = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in changed.items())
-        names.append(PART_NAMES.get(name, name) + f" ({what})" * bool(what))
+        names.append(("baseline" if name == NO_KD else called(name)) + f" ({what})" * bool(what))
     return " + ".join(names)
 
 
 def effect_name(effect: str) -> str:
     """A factorial effect as readers know it."""
-    return " x ".join(PART_NAMES[part] for part in effect.split(" x "))
+    return " x ".join(called(part) for part in effect.split(" x "))
 
 
 def named(table: pd.DataFrame, params: SelfDistillation) -> pd.DataFrame:
