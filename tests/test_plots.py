@@ -1,6 +1,6 @@
 """Figures: what they show is what the tables say, labels never overlap, files are reproducible."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import matplotlib as mpl
 import numpy as np
@@ -294,20 +294,28 @@ def test_class_frequency_shows_every_run_and_its_median(rows):
         of_loss = np.split(np.array(dots, dtype=object), 4)  # one a teacher's loss
         for points, lines, loss in zip(of_loss, bars, ("ce", "als", "cp", "bs"), strict=True):
             offsets = [np.ma.getdata(part.get_offsets())[2::3] for part in points]  # rare classes
-            for part, teacher in zip(offsets, ("none", "ce", "als", "cp", "bs"), strict=True):
+            kinds = product(("none", "ce", "als", "cp", "bs"), (False, True))
+            for part, dots, (teacher, plain_kd) in zip(offsets, points, kinds, strict=True):
                 wanted = {"student_loss": loss, "mixup": mixup, "teacher_loss": teacher}
                 few = [100 * row["metrics"]["test"]["acc_few"] for row in students
-                       if wanted.items() <= row["labels"].items()]  # fmt: skip
+                       if wanted.items() <= row["labels"].items()
+                       and (row["labels"]["kd_method"] == "kd") == plain_kd]  # fmt: skip
                 np.testing.assert_allclose(part[:, 1], few)
-                assert len(few) == (1 if teacher == "none" else 4)
+                assert len(few) == (not plain_kd if teacher == "none" else 1 if plain_kd else 3)
+                assert (len(dots.get_facecolor()) == 0) == plain_kd  # hollow
             places, few = np.concatenate(offsets).T
             assert lines.get_segments()[2][0, 1] == pytest.approx(np.median(few))
             assert len({*places}) == len(few) == 17  # beside each other
     shapes = {
         handle.get_label(): handle.get_marker() for handle in figure.legends[0].legend_handles
     }
-    assert list(shapes)[4:] == ["no KD", *(f"teacher {one}" for one in ("CE", "ALS", "CP", "BS"))]
+    taught = [f"teacher {one}" for one in ("CE", "ALS", "CP", "BS")]
+    assert list(shapes)[4:] == ["no KD", *taught, "plain KD"]
     assert len({*shapes.values()}) == 6
+    counts = students[0]["data"]["class_counts"]
+    rare = [counts[place] for place in metrics.frequency_groups(len(counts), counts)["few"]]
+    told = figure.axes[0].get_xticklabels()[2].get_text()
+    assert told == f"rare\n{min(rare)} to {max(rare)} images"
 
 
 def test_class_frequency_without_a_group(rows):
@@ -315,7 +323,8 @@ def test_class_frequency_without_a_group(rows):
     students = [row for row in rows if "kd_method" in row["labels"]]
     lacking = [{**row, "metrics": {"test": {"acc_many": 0.5, "acc_few": 0.1}}} for row in students]
     for axes in plots.class_frequency(lacking, "title").axes:
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["frequent", "rare"]
+        told = [tick.get_text().split("\n")[0] for tick in axes.get_xticklabels()]
+        assert told == ["frequent", "rare"]
 
 
 def test_stability_names_the_most_frequent_cells():

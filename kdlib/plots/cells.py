@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdlib.metrics import frequency_groups
 from kdlib.plots.canvas import (
     BLUE,
     GREY,
@@ -23,6 +24,7 @@ from kdlib.plots.canvas import (
     canvas,
     label_column,
     legend,
+    log_scale,
 )
 from kdlib.quantities import QUANTITIES
 from kdlib.store import Row
@@ -98,6 +100,8 @@ def teacher_student_means(means: pd.DataFrame, title: str) -> Figure:
     with canvas(size=(8.0, 5.4)) as (figure, axes):
         for mixup, marker in ((False, "o"), (True, "s")):
             part = means[means["mixup"] == mixup]
+            if part.empty:
+                continue
             dots = axes.scatter(
                 part["ece"], 100 * part["acc"], 36, part["harmonic"], marker=marker,
                 norm=norm, cmap="viridis", edgecolor="0.3", linewidth=0.4, zorder=3,
@@ -141,6 +145,7 @@ def before_after(
                     zorder=3 + plain,
                 )  # fmt: skip
             _plane(axes, name)
+            axes.set_xlabel("ECE, 15 bins, log scale")
             axes.set_ylabel("accuracy, %" * (axes is panels[0]))
         looks = _looks(colours, shapes, bool(posthoc["at_bound"].any()))
         if len(theirs):
@@ -150,6 +155,7 @@ def before_after(
             )  # fmt: skip
             crosses = {"color": "0.55", "marker": "x", "ms": 14**0.5, "mew": 0.7}
             looks["published (ECE: mean of mini-batches)"] = crosses
+        log_scale(panels[0], "x")  # a fit leaves a few hundredths of what was tenths
         legend(figure, looks, max(len(colours), len(shapes) + 1), marker="o", ms=5)
     return figure
 
@@ -224,13 +230,16 @@ def effects(summary: pd.DataFrame, title: str) -> Figure:
 
 def class_frequency(rows: Sequence[Row], title: str) -> Figure:
     """Accuracy on frequent, medium and rare classes by student loss; a dot is a run, its shape the
-    loss of its teacher, whose prior a student takes over; bars are medians.
+    loss of its teacher, whose prior a student of plain KD (hollow) takes over; bars are medians.
 
     rows: with `acc_many`, `acc_medium`, `acc_few` among their test metrics; where no test image is
     of one of them, it has no place.
     """
     there = set.intersection(*(set(row["metrics"]["test"]) for row in rows))
-    groups = {name: word for name, word in FREQUENCY.items() if f"acc_{name}" in there}
+    counts = np.array(rows[0]["data"]["class_counts"])
+    groups = {name: f"{FREQUENCY[name]}\n{counts[own].min()} to {counts[own].max()} images"
+              for name, own in frequency_groups(len(counts), counts).items()
+              if f"acc_{name}" in there}  # fmt: skip
     labels = pd.DataFrame([row["labels"] for row in rows])
     percent = 100 * np.array([[row["metrics"]["test"][f"acc_{group}"] for group in groups]
                               for row in rows])  # fmt: skip
@@ -245,10 +254,12 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
         ):
             places = np.arange(len(groups)) + (at - (len(losses) - 1) / 2) * step
             own = (labels["student_loss"] == loss) & (labels["mixup"] == mixup)
-            for teacher, shape in shapes.items():
-                part = np.flatnonzero(own & (labels["teacher_loss"] == teacher))
-                axes.scatter(places + jitter[part, None], percent[part], 13, alpha=0.4,
-                             color=[PALETTE[at]], marker=shape, linewidth=0)  # fmt: skip
+            for (teacher, shape), hollow in itertools.product(shapes.items(), (False, True)):
+                part = np.flatnonzero(own & (labels["teacher_loss"] == teacher)
+                                      & ((labels["kd_method"] == "kd") == hollow))  # fmt: skip
+                axes.scatter(places + jitter[part, None], percent[part], 13, alpha=0.45,
+                             linewidth=0.9 * hollow, edgecolor=[PALETTE[at]], marker=shape,
+                             facecolor="none" if hollow else [PALETTE[at]])  # fmt: skip
             if own.any():
                 axes.hlines(np.median(percent[own], axis=0), places - step / 2.2,
                             places + step / 2.2, color=PALETTE[at], lw=2.5)  # fmt: skip
@@ -258,6 +269,8 @@ def class_frequency(rows: Sequence[Row], title: str) -> Figure:
         looks = {f"student {_code(loss)}": {"color": PALETTE[at]} for at, loss in enumerate(losses)}
         looks |= {f"teacher {_code(name)}" if name != "none" else "no KD":
                   {"marker": shape, "color": "0.4"} for name, shape in shapes.items()}  # fmt: skip
+        if (labels["kd_method"] == "kd").any():
+            looks["plain KD"] = {"marker": "o", "color": "0.4", "mfc": "none", "mew": 1}
         legend(figure, looks, 1, "outside right center", marker="_", mew=2)
     return figure
 

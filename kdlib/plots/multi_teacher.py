@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from kdlib.plots.canvas import (
     GREY,
@@ -22,6 +22,7 @@ from kdlib.plots.canvas import (
     Looks,
     canvas,
     legend,
+    log_scale,
     looks,
     panel_grid,
 )
@@ -116,7 +117,7 @@ def comparison(
             over_epochs = title in curves or title.startswith("top-1 agreement")
             _finish(ax, title, EPOCH if over_epochs else "", legend=False)
             if title in curves and curves[title] != "val_acc":
-                _log(ax)
+                log_scale(ax, "y")  # the last epochs are close to each other
         legend(figure, drawn, 7)
     return figure
 
@@ -254,14 +255,6 @@ def _over(seeds: pd.Series) -> str:
     return f", {seeds.max()} seeds, 95 % intervals" if seeds.max() > 1 else ", 1 seed"
 
 
-def _log(ax: Axes) -> None:
-    """A logarithmic axis with a few round numbers: the last epochs are close to each other."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _weights(ax: Axes, own: pd.DataFrame, looks: Looks) -> None:
     for method, line in own.groupby("method", sort=False):
         found = [line[name] for name in ("hints_last", "multi_kd_last") if name in line]
@@ -277,7 +270,7 @@ def _strip(ax: Axes, own: pd.DataFrame, looks: Looks) -> None:
     for method, line in own.groupby("method", sort=False):
         if "individual" in line:
             _beside(ax, line["individual"], method, looks)
-    _log(ax)
+    log_scale(ax, "y")
     _name_teachers(ax, own)
 
 

@@ -75,7 +75,7 @@ def figures(tables: Tables, params: MultiTeacher, chance: float) -> dict[str, tu
     if not two:  # of two lambdas the effects say all
         figure = multi_teacher.fidelity_vs_generalisation(cells, tables["teachers"], asked)
         drawn["fidelity_vs_generalisation"] = words.FOLLOWING, figure
-    if len(tables["effects"]):
+    if len(tables["effects"]) and (two or len(params.seeds) > 1):  # one seed has no intervals
         figure = multi_teacher.effects(tables["effects"], cells, asked)
         drawn["effects"] = words.EFFECTS, figure
     if "lambda" in cells or "centroid_probs" not in tables["epochs"]:

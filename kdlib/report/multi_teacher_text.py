@@ -52,7 +52,8 @@ PUBLISHED = (
 def title(params: MultiTeacher) -> str:
     """What a setting was measured on."""
     what = "Lambda sweep" if params.lambdas else "Multi-teacher distillation"
-    return f"{what} on {params.data}, {len(params.teacher_models)} teachers"
+    seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) != 1)}"
+    return f"{what} on {params.data}, {len(params.teacher_models)} teachers, {seeds}"
 
 
 def caption(params: MultiTeacher) -> str:
