@@ -82,7 +82,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("profile", nargs="?", default="digits")
     run.add_argument("--dry-run", action="store_true", help="print what would be done")
     run.add_argument(
-        "--jobs", type=int, help="notebooks at once (default: the cores; on a GPU one)"
+        "--jobs", type=int, help="notebooks at once (default: what the cores allow; on a GPU one)"
     )
     run.add_argument("--out", help="results folder (default: results/PROFILE)")
     _add_changes(run)
@@ -220,19 +220,22 @@ def _concluded(whole: Any) -> list[tuple[str, Any]]:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from kdlib import report
-    from kdlib.pipeline import Lab
-    from kdlib.plan import plan
+    held = _lock(options)
+    if held is None:
+        return LOCK["BUSY"]
+    with held:
+        from kdlib import report
+        from kdlib.pipeline import Lab
+        from kdlib.plan import plan
 
-    whole = plan(options.profile, options.out, **_changes(options))
-    measured, rows = 0, []
-    for _, params, runs in whole.parts:
-        lab = Lab.of(params, whole.out_dir)
-        measured += sum(lab.evaluate(run) is not None for run in runs)
-        rows += [row for run in runs if (row := lab.stored(run)) is not None]
-    print(f"{measured} of {len(whole.runs)} runs measured again, the others have no checkpoint")
-    for stem, params in _concluded(whole):
-        print(report.of(stem).write(rows, params, whole.out_dir))
+        whole = plan(options.profile, options.out, **_changes(options))
+        labs = [(Lab.of(params, whole.out_dir), runs) for _, params, runs in whole.parts]
+        shared = {run.id: (lab, run) for lab, runs in labs for run in runs}.values()
+        measured = sum(lab.evaluate(run) is not None for lab, run in shared)
+        rows = [row for lab, run in shared if (row := lab.stored(run)) is not None]
+        print(f"{measured} of {len(shared)} runs measured again, the others have no checkpoint")
+        for stem, params in _concluded(whole):
+            print(report.of(stem).write(rows, params, whole.out_dir))
     return 0
 
 

@@ -60,6 +60,8 @@ def run(
     if not remote and jobs is None:
         if any(resolve_device(params.device) == "cuda" for _, params, _ in whole.parts):
             jobs = 1  # a GPU has one memory for all
+    threads = max((job.threads for job in whole.jobs), default=1)
+    at_once = jobs or max(1, (os.cpu_count() or 1) // threads)
     seen = Survey({}, {})
 
     def look() -> Collection[str]:
@@ -71,10 +73,11 @@ def run(
         return seen.stored
 
     def foresee(left: Collection[str]) -> str:
-        return estimate.table(whole, left, seen.stored, jobs or os.cpu_count())
+        return estimate.table(whole, left, seen.stored, at_once)
 
     code = execute(
-        whole.jobs, whole.out_dir, look, cores=jobs, settings=settings, held=held,
+        whole.jobs, whole.out_dir, look, settings=settings, held=held,
+        cores=jobs and (jobs if remote else jobs * threads),
         foresee=foresee if dry_run else None, conclude=functools.partial(_draw, whole),
     )  # fmt: skip
     if not dry_run:
@@ -138,9 +141,11 @@ def execute(
     foresee: Callable[[Collection[str]], str] | None = None,
     conclude: Callable[[Collection[str]], None] | None = None,
 ) -> int:
-    """The same for any jobs. look: tells the ids of the runs that are stored already. foresee: what
-    it says about the names of the jobs that are left is printed, and nothing is started. conclude:
-    called with the names of the jobs without runs that were not started, for others failed.
+    """Let Snakemake do what is left of these jobs; the exit code, as of `run`. look: tells the ids
+    of the runs that are stored already. cores: for all jobs at once, of a cluster the jobs.
+    foresee: what it says about the names of the jobs that are left is printed, and nothing is
+    started. conclude: called with the names of the jobs without runs that were not started, for
+    others failed.
     """
     lock_file = held or lock.take(out_dir)
     if lock_file is None:
@@ -157,7 +162,7 @@ def execute(
             print(foresee(progress.left), end="")
             return 0
         code = _work(home, settings, cores, lock_file, progress) if progress.left else 0
-        if conclude and progress.failed:
+        if conclude and code == FAILED:
             waiting = progress.left.keys() - progress.failed
             conclude([job.name for job in jobs if job.name in waiting and not job.runs])
     page = out_dir / "report"
@@ -182,8 +187,7 @@ def _write_plan(jobs: Sequence[Job], home: Path, notebooks: Path, stored: Collec
     for place, job in enumerate(jobs):
         key = fingerprint(job.runs or [job.params, source, _contents(job.reads)])[:16]
         notebook = str(notebooks / f"{job.notebook}.ipynb")
-        params = job.params.get("extra", {}) | job.params
-        needed = {"threads": params.get("threads", 1), "gpu": int(params.get("device") == "cuda")}
+        needed = {"threads": job.threads, "gpu": int(job.settings.get("device") == "cuda")}
         own = {"notebook": notebook, "key": key, "priority": len(jobs) - place}
         entries.append(asdict(job) | own | needed)
         marker = home / "done" / f"{job.name}.json"

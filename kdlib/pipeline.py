@@ -7,7 +7,7 @@ what it lacks, and a batch job that is started again does only what is left.
 import functools
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -210,22 +210,35 @@ class Lab:
         self.store.write_json(run, "timings", {"id": run.id, **timing})
         return self.store.write(run, row, trained.network.state_dict(), found)
 
-    def _predictions(self, trained: train.Trained) -> evaluate.Predictions:
+    def _predictions(
+        self, trained: train.Trained, before: evaluate.Predictions | None = None
+    ) -> evaluate.Predictions:
+        """before: those of a run that is measured again, without training: what its teachers say is
+        taken from there, their networks from the store. FileNotFoundError or DamagedError where
+        these have it not."""
         run = trained.run
         data = self.record(run), self.selection(run)
         if run.kind == "ensemble":
-            return evaluate.pooled_predictions(run, self._teacher_views(run), *data)
+            network = self.network if before is None else self.store.network
+            return evaluate.pooled_predictions(run, self._teacher_views(run, network), *data)
         found = evaluate.predictions(trained, *data)
         if len(run.teachers) > 1 and all(one.classes == run.classes for one in run.teachers):
-            theirs = [self.predictions(teacher)["test_logits"] for teacher in run.teachers]
-            found[evaluate.TEACHERS_LOGITS] = np.stack(theirs)
+            if before is None:
+                theirs = [self.predictions(teacher)["test_logits"] for teacher in run.teachers]
+                found[evaluate.TEACHERS_LOGITS] = np.stack(theirs)
+            elif evaluate.TEACHERS_LOGITS in before:
+                found[evaluate.TEACHERS_LOGITS] = before[evaluate.TEACHERS_LOGITS]
+            else:
+                raise FileNotFoundError(f"what the teachers of {run.id} say is not stored")
         return found
 
-    def _teacher_views(self, run: Run) -> evaluate.TeacherViews:
+    def _teacher_views(
+        self, run: Run, network: Callable[[Run], torch.nn.Module]
+    ) -> evaluate.TeacherViews:
         """Its teachers' logits on its images, kept: ensembles differ in how they pool them."""
         asked = (run.classes, run.seed, *(teacher.id for teacher in run.teachers))
         if asked not in self._views:
-            networks = [self.network(teacher) for teacher in run.teachers]
+            networks = [network(teacher) for teacher in run.teachers]
             data = self.record(run), self.selection(run)
             self._views = {asked: evaluate.teacher_views(networks, *data, run.seed)}
         return self._views[asked]
@@ -251,19 +264,19 @@ class Lab:
 
     def evaluate(self, run: Run) -> Row | None:
         """Measure a done run again from its checkpoint, without training; None where it is not
-        done or has no whole checkpoint. What only training can tell stays: the history, and the
-        predictions of the selected epoch.
+        done, or what that takes is not stored whole, which the log says. What only training can
+        tell stays: the history, and the predictions of the selected epoch.
         """
         row = self.stored(run)
         if row is None or not self.store.path(run, "checkpoints").exists():
             return None
+        before = self._stored_predictions(run, row)
         try:
             network = torch.nn.Module() if run.kind == "ensemble" else self.store.network(run)
-        except DamagedError as error:
+            found = self._predictions(train.Trained(run, network), before)
+        except (DamagedError, FileNotFoundError) as error:
             log.warning("%s; not measured again", error)
             return None
-        found = self._predictions(train.Trained(run, network))
-        before = self._stored_predictions(run, row)
         if "selected_test_logits" in before:
             found["selected_test_logits"] = before["selected_test_logits"]
         row |= evaluate.from_predictions(found, row["data"]["class_counts"], run.classes)

@@ -35,6 +35,16 @@ class Job:
     runs: tuple[str, ...]
     reads: tuple[str, ...] = ()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values of its keys, those of `extra` among them."""
+        return self.params.get("extra", {}) | self.params
+
+    @property
+    def threads(self) -> int:
+        """Of a processor, which it takes while it runs."""
+        return self.settings.get("threads", 1)
+
 
 class Part(NamedTuple):
     """What one params file, or one of its settings, asks of the notebook of its stem."""

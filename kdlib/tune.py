@@ -169,7 +169,7 @@ def _side_by_side(case: Case, keys: dict[str, Any], jobs: int) -> float:
         return statistics.mean(answer.result() for answer in answers) / jobs
 
 
-def cases(profile: str, /, steps: int, **changes: Any) -> list[Case]:
+def cases(profile: str, steps: int, /, **changes: Any) -> list[Case]:
     """The largest stream of a profile for each pair of teachers and student, batch and device."""
     whole = plan(profile, **changes)
     found: dict[str, Case] = {}
@@ -185,7 +185,7 @@ def cases(profile: str, /, steps: int, **changes: Any) -> list[Case]:
     return list(found.values())
 
 
-def tune(profile: str, /, steps: int = 5, repeats: int = 3, **changes: Any) -> Iterator[str]:
+def tune(profile: str, steps: int = 5, repeats: int = 3, /, **changes: Any) -> Iterator[str]:
     """The lines of the answer; changes as for `kdlib.plan.plan`. Alternatives take turns, repeat by
     repeat, because neighbours on a machine disturb all times; gains are medians of ratios inside a
     repeat. ValueError for fewer than one step or repeat."""

@@ -334,3 +334,30 @@ def test_run_checks_its_arguments(tmp_path):
         batch.run("digits", jobs=0)
     with pytest.raises(LookupError, match="'digitz', did you mean 'digits'"):
         batch.run("digitz", out_dir=tmp_path)
+
+
+def test_only_failures_draw_what_is_there(tmp_path, monkeypatch):
+    """An interrupt ends at once: what was at work has not failed."""
+    toy, drawn = Toy(tmp_path), []
+    for code, asked in ((batch.INTERRUPTED, []), (batch.FAILED, [["analysis"]])):
+
+        def work(home, settings, cores, held, progress, code=code):
+            progress.line({"job": "make/t0", "event": "start"})
+            return code
+
+        monkeypatch.setattr(batch, "_work", work)
+        jobs = [*toy.jobs[:-1], replace(toy.jobs[-1], name="analysis", runs=())]
+        assert toy.execute(jobs, conclude=drawn.append) == (code, [])
+        assert drawn == asked
+
+
+@pytest.mark.parametrize(("threads", "jobs", "cores"), [(1, 3, 3), (2, 3, 6), (2, None, None)])
+def test_jobs_are_notebooks_at_once_whatever_their_threads(
+    threads, jobs, cores, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(batch, "execute", lambda *_, **options: asked.append(options) or 0)
+    monkeypatch.setattr(batch, "closing_words", lambda *_: [])
+    changes = {"threads": threads}
+    assert batch.run("digits", out_dir=tmp_path, jobs=jobs, changes=changes) == 0
+    assert asked[0]["cores"] == cores

@@ -308,6 +308,8 @@ def test_verify_and_evaluate(own_profile, capsys, tmp_path):
     assert main(["evaluate", "mine", "--out", str(made.out_dir)]) == 0
     assert capsys.readouterr().out.startswith("2 of 2 runs measured again")
     assert (made.out_dir / "report" / "index.html").exists()
+    with lock.take(made.out_dir):
+        assert main(["evaluate", "mine", "--out", str(made.out_dir)]) == lock.BUSY
     table = made.out_dir / "03_calibration_study" / "cells.csv"
     assert main(["evaluate", "mine", "--out", str(made.out_dir), "--set", "seeds=7"]) == 2
     assert "none of the 0 is a student of these params" in capsys.readouterr().err

@@ -498,6 +498,26 @@ def test_a_missing_teacher_prediction_is_made_again(trained):
     path.write_bytes(content)
 
 
+def test_a_student_is_measured_again_without_its_teachers(trained, monkeypatch, caplog):
+    """From what it has stored of them; without, it is not, and nothing is trained."""
+    folder, small, rows = trained
+    lab, run = kdlib.Lab.of(small, folder), study.student_runs(small)[1]
+    mine = lab.store.path(run, "predictions")
+    theirs = [lab.store.path(teacher, kind) for teacher in run.teachers
+              for kind in ("checkpoints", "predictions")]  # fmt: skip
+    kept = {path: path.read_bytes() for path in (*theirs, mine)}
+    monkeypatch.setattr(train, "fit", None)
+    for path in theirs:
+        path.unlink()
+    row = next(row for row in rows if row["id"] == run.id)
+    assert lab.evaluate(run)["metrics"] == row["metrics"]
+    mine.unlink()
+    assert lab.evaluate(run) is None
+    assert f"what the teachers of {run.id} say is not stored; not measured again" in caplog.text
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
 def test_tables_and_report(trained, monkeypatch):
     folder, small, rows = trained
     tables = report.deterministic_tables(rows, small)

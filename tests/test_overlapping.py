@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdlib import Lab, data, grid, losses, models, notices, objectives, plots
+from kdlib import Lab, data, grid, losses, models, notices, objectives, plots, train
 from kdlib.augment import Stream
 from kdlib.config import load_settings
 from kdlib.known_sets import KNOWN_SETS
@@ -461,11 +461,17 @@ def test_a_row_of_some_classes_says_which_and_its_confusions(finished):
     assert row["data"]["class_counts"] == list(lab.selection(run).class_counts)
 
 
-def test_an_ensemble_is_measured_again_without_a_network(finished):
+def test_an_ensemble_is_measured_again_without_training(finished, monkeypatch):
     asked, lab, rows = finished
     run = next(run for run in study.runs(asked) if run.labels["role"] == "ensemble")
     before = next(row for row in rows if row["id"] == run.id)
     assert lab.evaluate(run)["metrics"] == before["metrics"]
+    path = lab.store.path(run.teachers[0], "checkpoints")
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(train, "fit", None)  # it is not trained for this
+    assert Lab.of(asked, lab.store.root).evaluate(run) is None
+    path.write_bytes(content)
 
 
 def test_the_pipeline_names_a_class_the_set_lacks(finished):

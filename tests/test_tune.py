@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdlib import data, tune
+from kdlib.__main__ import main
 from kdlib.config import Execution, Params, load_params
 from kdlib.grid import student_runs
 from kdlib.studies.overlapping import OverlappingTeachers
@@ -117,6 +118,11 @@ def test_a_profile_has_a_case_for_each_pair_of_networks(monkeypatch):
     assert any("->" in title for title in titles)
     with pytest.raises(LookupError, match="unknown profile 'digit'"):
         tune.cases("digit", steps=1)
+
+
+def test_a_key_of_tune_itself_is_no_key_of_params(capsys):
+    assert main(["tune", "digits", "--set", "steps=3"]) == 2
+    assert "unknown key 'steps'" in capsys.readouterr().err
 
 
 def test_teachers_of_some_classes_are_timed_as_such():

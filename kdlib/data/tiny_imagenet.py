@@ -32,7 +32,7 @@ def convert_tiny_imagenet(
     folder = Path(folder).expanduser()
     train = sorted(folder.glob("train/*/images/*.JPEG"))
     if not train:
-        raise FileNotFoundError(f"folder: no train/<class>/images/*.JPEG in {folder.absolute()}")
+        raise FileNotFoundError(f"{folder.absolute()} has no train/<class>/images/*.JPEG")
     classes = sorted({path.parts[-3] for path in train})
     places = {name: place for place, name in enumerate(classes)}
     test = _annotated(folder / "val", places)

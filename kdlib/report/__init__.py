@@ -35,8 +35,8 @@ __all__ = [
 
 
 def of(stem: str) -> ModuleType | None:
-    """The module that writes a notebook's section, by the notebook's stem; None where it has none
-    that a batch could write for it."""
+    """The module that writes a notebook's section, by the notebook's stem; None where it has
+    none."""
     section = STUDIES[stem].facts.get("section")
     return import_module(f"kdlib.report.{section}") if section else None
 

@@ -211,4 +211,6 @@ def reads(params: PublishedClaims) -> list[str]:
     return [params.claims or str(CLAIMS), str(results / "published" / "*.csv"), asked, *rows]
 
 
-STUDIES.register(STEM, study="", params=PublishedClaims, reads=reads, drawing=0.3)(lambda own: [])
+STUDIES.register(
+    STEM, study="", params=PublishedClaims, reads=reads, drawing=0.3, section="published_claims"
+)(lambda own: [])
