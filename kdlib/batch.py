@@ -22,9 +22,10 @@ from typing import IO, Any
 from kdlib import estimate, interrupt, lock, runnb
 from kdlib.config import fingerprint
 from kdlib.device import resolve_device
+from kdlib.files import write_atomic
 from kdlib.plan import ROOT, Job, Plan, plan
 from kdlib.registry import suggest
-from kdlib.store import REASONS, write_atomic
+from kdlib.store import REASONS
 from kdlib.survey import Survey, closing_words, stored_rows, survey
 
 FAILED, INTERRUPTED = 1, 130  # 130: as after Ctrl-C
@@ -57,9 +58,9 @@ def run(
     whole = plan(profile, out_dir, notebooks, **changes or {})
     settings = workflow_folder(workflow_profile)
     remote = settings != PROFILES / "local"
-    if not remote and jobs is None:
-        if any(resolve_device(params.device) == "cuda" for _, params, _ in whole.parts):
-            jobs = 1  # a GPU has one memory for all
+    devices = {resolve_device(part.params.device) for part in whole.parts if not remote}
+    if "cuda" in devices:
+        jobs = jobs or 1  # a GPU has one memory for all
     threads = max((job.threads for job in whole.jobs), default=1)
     at_once = jobs or max(1, (os.cpu_count() or 1) // threads)
     seen = Survey({}, {})
@@ -143,9 +144,8 @@ def execute(
 ) -> int:
     """Let Snakemake do what is left of these jobs; the exit code, as of `run`. look: tells the ids
     of the runs that are stored already. cores: for all jobs at once, of a cluster the jobs.
-    foresee: what it says about the names of the jobs that are left is printed, and nothing is
-    started. conclude: called with the names of the jobs without runs that were not started, for
-    others failed.
+    foresee: what it says about the names of the jobs that are left is printed, nothing is started.
+    conclude: called with the names of the jobs without runs that wait, for others failed.
     """
     lock_file = held or lock.take(out_dir)
     if lock_file is None:

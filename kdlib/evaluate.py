@@ -27,14 +27,6 @@ Predictions = dict[str, np.ndarray]
 TeacherViews = dict[str, list[torch.Tensor]]
 
 
-def evaluate(
-    trained: Trained, record: ImageSet, selection: Selection
-) -> tuple[dict[str, dict[str, Any]], Predictions]:
-    """A trained network's metrics (`measure`) and the predictions they come from."""
-    found = predictions(trained, record, selection)
-    return measure(found, list(selection.class_counts)), found
-
-
 def predictions(trained: Trained, record: ImageSet, selection: Selection) -> Predictions:
     """float16 logits and labels: `test_*`, `val_*`, `balanced_*` (`balanced_indices`),
     `selected_test_logits` where the epoch that validation chose is not the last, and

@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from kdlib import evaluate, models, objectives, train
 from kdlib.config import Run, fingerprint
+from kdlib.files import write_atomic
 from kdlib.registry import ALL, MODELS, suggest
 
 Row = dict[str, Any]
@@ -36,25 +35,6 @@ log = logging.getLogger("kdlib")
 
 class DamagedError(OSError):
     """A stored file that is not what was written."""
-
-
-def write_atomic(path: Path, content: bytes) -> str:
-    """Write a file under its final name only when it is whole; returns its sha256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # nodes share pids
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk names no file
-            error.filename = str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-    return hashlib.sha256(content).hexdigest()
 
 
 def read_row(path: Path) -> Row:

@@ -568,7 +568,7 @@ def test_tables_and_report(trained, monkeypatch):
     assert "Does a student of several teachers follow them" in page
     assert "cached for centroid, val_confident; live for camkd" in page
     assert sorted(drawn) == [
-        "comparison_tiny_student", "effects", "fidelity_vs_generalisation",
+        "comparison_tiny_student", "fidelity_vs_generalisation",
         "method_tiny_student_camkd",
         "method_tiny_student_centroid", "method_tiny_student_none",
         "method_tiny_student_val_confident",
@@ -581,7 +581,6 @@ def test_times_are_of_the_networks_of_these_params(tmp_path, monkeypatch):
     """Other params have other networks under the same names."""
     params = study.MultiTeacher()
     monkeypatch.setattr(report, "owners", lambda *_: {"student": {"id": "student-seed0-1"}})
-    monkeypatch.setattr(report, "architectures", lambda *_: {"student": None})
     report.write_latency({"student": {1: 0.5}}, [], params, tmp_path)
     assert report.has_latency([], params, tmp_path)
     monkeypatch.setattr(report, "owners", lambda *_: {"student": {"id": "student-seed0-2"}})

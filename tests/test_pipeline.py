@@ -25,10 +25,11 @@ from kdlib import (
 )
 from kdlib import registry as parts
 from kdlib.config import fingerprint
+from kdlib.files import write_atomic
 from kdlib.given import network as load_given
 from kdlib.given import read_state
 from kdlib.quantities import QUANTITIES
-from kdlib.store import DamagedError, Store, outdated, read_row, read_tensors, write_atomic
+from kdlib.store import DamagedError, Store, outdated, read_row, read_tensors
 from kdlib.verify import mixtures
 
 BASE = {

@@ -11,10 +11,11 @@ import pytest
 from report_helpers import SMALL, fake_rows, params_of
 
 from kdlib import plots
+from kdlib.files import write_atomic
 from kdlib.report import html
 from kdlib.report.compose import Section, drop
 from kdlib.report.compose import notes as notes_of
-from kdlib.store import REASONS, write_atomic
+from kdlib.store import REASONS
 
 STUDIES = [
     ("03_calibration_study", "if100"), ("03_calibration_study", "if50"),

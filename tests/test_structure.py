@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A room imports from the lines above its own, never from its own line or from below.
 ORDER = [
-    {"definitions"},
+    {"definitions", "files"},
     {
         "types",
         "seeding",

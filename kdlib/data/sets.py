@@ -10,6 +10,7 @@ import numpy as np
 from kdlib.data import sources
 from kdlib.data.records import ImageSet, check_name, from_arrays
 from kdlib.data.torch_files import from_torch_files
+from kdlib.files import replacing
 from kdlib.known_sets import KNOWN_SETS
 from kdlib.registry import suggest
 
@@ -91,16 +92,8 @@ def save_npz(record: ImageSet, data_dir: str | Path | None = None) -> Path:
     arrays = {key: getattr(record, key) for key in sources.KEYS}
     if record.in_channels == 1:  # the layout has gray images as (N, H, W)
         arrays |= {key: arrays[key][..., 0] for key in ("train_images", "test_images")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
     return path
 
 

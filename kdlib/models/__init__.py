@@ -14,9 +14,12 @@ What `build` reads of its facts: `min_size`, the smallest image the network take
 fact `pretrained` names the ImageNet weights of torchvision's that a network may start from.
 """
 
+import functools
 from collections.abc import Mapping
 from numbers import Integral
+from typing import Any
 
+import torch
 from torch import nn
 
 from kdlib.models import cnns, resnets, torchvision_nets  # noqa: F401 (importing registers them)
@@ -38,6 +41,7 @@ __all__ = [
     "leak",
     "names",
     "num_parameters",
+    "size",
     "start_from_pretrained",
 ]
 
@@ -77,6 +81,16 @@ def build(
     model = model if isinstance(model, Network) else Plain(model)
     model.preprocess = Preprocess((0.0,) * int(in_channels), (1.0,) * int(in_channels), image_size)
     return model
+
+
+@functools.cache
+def size(**shape: Any) -> tuple[int, int]:
+    """Trainable parameters, and floating-point operations of one image's forward, of the network
+    that `build` makes of this shape; no weights are drawn."""
+    with torch.device("meta"):
+        network = build(**shape)
+    pixels = shape["image_size"]
+    return num_parameters(network), flops(network, (shape["in_channels"], pixels, pixels))
 
 
 def _check(name: str, counts: Mapping[str, int], side_heads: bool) -> None:

@@ -123,10 +123,11 @@ def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
 
 def build_targets(run: Run, context: Context) -> nn.Module | None:
     """What softens the targets of a run's label terms, None where nothing does."""
-    for name, options in run.targets.items():
-        with naming(f"{TARGETS.kind} {name!r}", run, context):
-            return TARGETS[name].build(context, **options)
-    return None
+    if not run.targets:
+        return None
+    ((name, options),) = run.targets.items()
+    with naming(f"{TARGETS.kind} {name!r}", run, context):
+        return TARGETS[name].build(context, **options)
 
 
 def _facts(run: Run) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdlib.config import Count, Positive
 from kdlib.losses import camkd_weights
 from kdlib.losses.label import cross_entropies
-from kdlib.losses.multi_teacher import confidence, hint, pooled_kd, ranked_weights
+from kdlib.losses.multi_teacher import POOLS, confidence, hint, pooled_kd, ranked_weights
 from kdlib.models import conv_norm
 from kdlib.objectives.base import Context, term
 from kdlib.types import Clock, Forward, View
@@ -103,7 +103,7 @@ class MultiTeacherKD(nn.Module):
         self,
         context: Context,
         temperature: Positive = 4.0,
-        pool: Literal["logits", "probs", "losses"] = "logits",
+        pool: Literal[*POOLS] = "logits",
         weighting: Weighting = "mean",
         reduction: Reduction = "sum",
     ):

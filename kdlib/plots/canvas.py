@@ -24,7 +24,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from kdlib.store import write_atomic
+from kdlib.files import write_atomic
 
 _COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, _, RED = _COLOURS[:4]

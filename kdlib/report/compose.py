@@ -29,10 +29,11 @@ from matplotlib.figure import Figure
 
 from kdlib import plots
 from kdlib.cautions import of_data
+from kdlib.files import write_atomic
 from kdlib.registry import STUDIES
 from kdlib.report import html
 from kdlib.report.tables import csv
-from kdlib.store import REASONS, Row, write_atomic
+from kdlib.store import REASONS, Row
 from kdlib.verify import mixtures
 
 TITLE = "Knowledge distillation and calibration"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdlib.files import write_atomic
 from kdlib.plots import multi_teacher
 from kdlib.report import html
 from kdlib.report import multi_teacher_text as words
@@ -27,7 +28,7 @@ from kdlib.report.multi_teacher_tables import (
     timed,
 )
 from kdlib.report.tables import csv, missing, present
-from kdlib.store import Row, write_atomic
+from kdlib.store import Row
 from kdlib.studies.multi_teacher import STEM, MultiTeacher, runs, student_runs
 
 Tables = Mapping[str, pd.DataFrame]
@@ -132,7 +133,7 @@ def write(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> Pat
 
 def has_latency(rows: Sequence[Row], params: MultiTeacher, out_dir: str | Path) -> bool:
     """Whether `write_latency` has stored the time of all networks."""
-    return set(_latency(rows, params, out_dir)["network"]) >= set(architectures(rows, params))
+    return set(_latency(rows, params, out_dir)["network"]) >= set(owners(rows, params))
 
 
 def write_latency(

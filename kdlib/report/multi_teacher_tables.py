@@ -167,11 +167,9 @@ def networks(rows: Sequence[Row], params: MultiTeacher) -> pd.DataFrame:
     """One line a network, and one of the teachers together, which an ensemble needs: parameters,
     and a million floating-point operations of one forward of one image."""
     lines = []
-    for name, network in architectures(rows, params).items():
-        size = network.preprocess.image_size
-        flops = models.flops(network, (len(network.preprocess.mean), size, size))
-        line = {"network": name, "parameters": models.num_parameters(network)}
-        lines.append(line | {"MFLOP": flops / 1e6})
+    for name, row in owners(rows, params).items():
+        parameters, flops = models.size(**row["network"])
+        lines.append({"network": name, "parameters": parameters, "MFLOP": flops / 1e6})
     return _together(pd.DataFrame(lines), params)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from kdlib import models
 from kdlib.config import Run
@@ -18,10 +17,10 @@ from kdlib.studies import overlapping as study
 from kdlib.studies.overlapping import ENSEMBLE, STUDENT, TEACHER, OverlappingTeachers
 
 ERRORS = ("inside", "between")
-NO_KD, ORACLE, UNTOLD = "no KD", "teachers, oracle", "teachers, label_free"
+ALONE, ORACLE, UNTOLD = "no KD", "teachers, oracle", "teachers, label_free"
 # What a student is compared with inside each seed: its name, role and method.
 AGAINST = {
-    NO_KD: (STUDENT, "none"), ORACLE: (ENSEMBLE, "oracle"), UNTOLD: (ENSEMBLE, "label_free"),
+    ALONE: (STUDENT, "none"), ORACLE: (ENSEMBLE, "oracle"), UNTOLD: (ENSEMBLE, "label_free"),
 }  # fmt: skip
 CELLS = [
     "cell", *study.LABELS, "seeds", "acc", "acc_ci95", "acc_effect", "acc_effect_ci95", "nll",
@@ -76,7 +75,7 @@ class Overlap:
             for cell, rows in self.of_role(ENSEMBLE, STUDENT).items()
         ]
         counted = pd.DataFrame(counted, columns=["cell", *ERRORS, "parameters", "MFLOP"])
-        effects = self.effects[self.effects["against"] == NO_KD]
+        effects = self.effects[self.effects["against"] == ALONE]
         effects = effects[["cell", "acc_effect", "acc_effect_ci95"]]
         table = self._labels.merge(table, on="cell").merge(counted, on="cell")
         table = table.merge(effects, on="cell", how="left").reindex(columns=CELLS)
@@ -228,16 +227,8 @@ class Overlap:
         networks = [one["network"] for one in self.rows if one["id"] in ids]
         if len(networks) < len(ids):  # of an ensemble, some of whose teachers have no row
             return {"parameters": np.nan, "MFLOP": np.nan}
-        sizes = [_network_size(**network) for network in networks]
+        sizes = [models.size(**network) for network in networks]
         return {"parameters": sum(a for a, _ in sizes), "MFLOP": sum(b for _, b in sizes) / 1e6}
-
-
-@functools.cache
-def _network_size(**network: Any) -> tuple[int, int]:
-    with torch.device("meta"):
-        built = models.build(**network)
-    size = network["image_size"]
-    return models.num_parameters(built), models.flops(built, (network["in_channels"], size, size))
 
 
 def cell_label(labels: Mapping[str, Any]) -> str:

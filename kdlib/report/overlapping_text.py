@@ -4,7 +4,7 @@ import pandas as pd
 
 from kdlib import models
 from kdlib.report.choice import ENOUGH, objections
-from kdlib.report.overlapping_tables import NO_KD, ORACLE, UNTOLD, Overlap
+from kdlib.report.overlapping_tables import ALONE, ORACLE, UNTOLD, Overlap
 from kdlib.report.text import DIGITS, VERDICT_SEEDS, readable, seeds_note
 from kdlib.studies.overlapping import ENSEMBLE, RESTRICTED, STUDENT, OverlappingTeachers
 
@@ -20,7 +20,7 @@ SAME_START = (
     "many classes), so they may agree more than teachers that start apart."
 )
 THAN = {
-    NO_KD: "the same student of labels alone",
+    ALONE: "the same student of labels alone",
     ORACLE: "its teachers, where they are told who knows the image's class (oracle)",
     UNTOLD: "its teachers, where they are not told (label_free)",
 }

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import Run
+from kdlib.files import write_atomic
 from kdlib.grid import NO_KD
 from kdlib.report.compose import Section
 from kdlib.report.self_distillation.tables import CELL
 from kdlib.report.tables import csv
-from kdlib.store import write_atomic
 from kdlib.studies.self_distillation import STEM, SelfDistillation, runs
 
 FILE = "seconds.csv"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from kdlib import evaluate, models
 from kdlib.config import Run
@@ -158,8 +157,5 @@ def parameters(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _cost(shape: Mapping[str, Any], end: str = "") -> dict[str, float]:
-    with torch.device("meta"):  # shapes without weights
-        network = models.build(**shape)
-    size = (shape["in_channels"], *[shape["image_size"]] * 2)
-    flops = models.flops(network, size) / 1e6
-    return {f"parameters{end}": models.num_parameters(network), f"MFLOP{end}": flops}
+    parameters, flops = models.size(**shape)
+    return {f"parameters{end}": parameters, f"MFLOP{end}": flops / 1e6}
