@@ -58,7 +58,7 @@ def _bill(job: Job, todo: Sequence[Asked], costs: Mapping[Kind, Cost], start: fl
     models: dict[str, list[tuple[float, float]]] = defaultdict(list)
     seconds, memory = start, 0.0
     if not job.runs:  # tables, figures and the report
-        seconds += start * STUDIES[job.notebook].facts.get("drawing", 0.0)
+        seconds += start * STUDIES[job.notebook].facts.drawing
     for cohort in _cohorts(todo):
         own = [costs[kind(run)] for run in cohort]
         shares = _shares(cohort, own)

@@ -66,7 +66,7 @@ def targets(params: StudyParams, kd_method: str) -> dict[str, dict[str, Any]]:
 
 def has_teacher(params: StudyParams, kd_method: str) -> bool:
     """Whether some term of a KD method reads teachers."""
-    return any(term.facts["teachers"] != 0 for _, term, _ in _parts(params, TERMS, kd_method))
+    return any(term.facts.teachers != 0 for _, term, _ in _parts(params, TERMS, kd_method))
 
 
 def _parts(
@@ -91,7 +91,7 @@ def _lookup(params: StudyParams, registry: Registry, name: str) -> tuple[Entry, 
 
 
 def _weight(term: Entry, options: dict[str, Any], key: str) -> float:
-    value = options.pop(key, term.facts[key])
+    value = options.pop(key, getattr(term.facts, key))
     try:
         weight = float(value)
     except (TypeError, ValueError):

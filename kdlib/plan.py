@@ -134,7 +134,7 @@ def _parts(paths: Sequence[Path], changes: dict[str, Any]) -> list[Part]:
             hint = suggest(path.stem, STUDIES.names())
             raise LookupError(f"{path}: no notebook of that name, {hint}")
         study = STUDIES[path.stem]
-        model = study.facts["params"]
+        model = study.facts.params
         known |= set(model.model_fields) - OWN
         own = {key: value for key, value in changes.items() if _root(key) in model.model_fields}
         for params in load_settings(path).values():
@@ -214,7 +214,7 @@ def _jobs(part: Part, out_dir: Path, jobs: Sequence[Job], before: Sequence[Job])
         job = params.model_copy(update=own)
         made.append(_job(stem, job, _part(group), out_dir, sorted(needs), group))
         makers |= {run.id: made[-1].name for run in group}
-    if STUDIES[stem].facts.get("concludes"):
+    if STUDIES[stem].facts.concludes:
         needs = sorted({makers[run.id] for run in runs})
         made.append(_job(stem, params, "", out_dir, needs, []))
     return made
@@ -229,7 +229,7 @@ def _job(
     lines = parameter_names(ROOT / "notebooks" / f"{stem}.ipynb")
     inject = {key: value for key, value in values.items() if key in lines}
     inject["extra"] = {key: value for key, value in values.items() if key not in lines}
-    reads = STUDIES[stem].facts.get("reads", lambda params: ())(params)
+    reads = STUDIES[stem].facts.reads(params)
     return Job(name, stem, inject, tuple(needs), tuple(run.id for run in runs), tuple(reads))
 
 

@@ -7,9 +7,9 @@ that fills the registry. Importing `kdlib` fills them all.
 import difflib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kdlib.definitions import hashed, source
@@ -33,14 +33,14 @@ def suggest(name: object, known: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class Entry:
     """One named part. `number` rises when a change of its code changes numbers: rows made with
-    another version are stale. `facts` holds what the registering room wants known about it;
+    another version are stale. `facts`: what is to be known about it, of its registry's class;
     `source` tells the hash of what defines a part from outside kdlib, None for kdlib's own;
     `plugin`: the one that registered it."""
 
     name: str
     build: Callable[..., Any]
     number: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Any = None
     source: Callable[[], str | None] = lambda: None
     plugin: str = ""
 
@@ -49,6 +49,73 @@ class Entry:
         """The number, and of a part from outside kdlib the hash of its source, too."""
         source = self.source()
         return f"{self.number} of {source}" if source else self.number
+
+
+@dataclass(frozen=True)
+class NoFacts:
+    """Of kinds that are told by their name alone."""
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """holds_prior: the log of the class counts is in it, as in balanced softmax."""
+
+    holds_prior: bool = False
+
+
+@dataclass(frozen=True)
+class TermFacts:
+    """Of a KD method's term: what `kdlib.objectives.term` takes."""
+
+    weight: float
+    label_weight: float
+    teachers: int | None
+    logits_only: bool
+    keeps_maps: bool
+    side_heads: bool
+    taught_heads: Callable[..., Sequence[str]]
+    partial: bool
+    scale: Callable[[Any], float]
+    check: Callable[..., None]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The smallest images it takes, in px, and with side heads (None: it has none); pretrained: the
+    name of torchvision's weights that it can start from."""
+
+    min_size: int = 1
+    side_heads_min_size: int | None = None
+    pretrained: str = ""
+
+
+@dataclass(frozen=True)
+class NotebookFacts:
+    """study: whose claims its runs judge, "" for none. params: their model. section: the module of
+    kdlib.report that writes its part of the report. concludes: it runs once more when all its runs
+    are there. drawing: how long it draws, in starts of a job. reads: patterns of the files that an
+    analysis hangs on beside its rows, from its params."""
+
+    study: str
+    params: type
+    section: str = ""
+    concludes: bool = False
+    drawing: float = 0.0
+    reads: Callable[[Any], Sequence[str]] = lambda params: ()
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """needs_lr: its learning rate has no default."""
+
+    needs_lr: bool = False
+
+
+@dataclass(frozen=True)
+class ScheduleFacts:
+    """milestones: it reads them."""
+
+    milestones: bool = False
 
 
 _plugins: list[tuple[str, str]] = []  # name and hash of those being imported, the last the inmost
@@ -64,26 +131,31 @@ def _again(build: Callable, before: Callable) -> bool:
 
 
 class Registry:
-    """A dictionary of named parts of one kind, filled by decorators.
+    """A dictionary of named parts of one kind, filled by decorators; facts: the class of what is to
+    be known about each of them.
 
-    >>> SHAPES = Registry("shape")
-    >>> @SHAPES.register("disc", sides=0)
-    ... def disc(): ...
-    >>> SHAPES["disc"].facts["sides"]
-    0
-    >>> SHAPES["disk"]
+    >>> SCALES = Registry("schedule", ScheduleFacts)
+    >>> @SCALES.register("halving", milestones=True)
+    ... def halving(): ...
+    >>> SCALES["halving"].facts.milestones
+    True
+    >>> SCALES["halvin"]
     Traceback (most recent call last):
-    LookupError: unknown shape 'disk', did you mean 'disc'?
+    LookupError: unknown schedule 'halvin', did you mean 'halving'?
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, facts: type):
+        self.kind, self.facts = kind, facts
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, version: int = 1, **facts: Any) -> Callable:
         """Decorator: file a function or class under `name`. A name that another one has is a
         ValueError; the same definition (the cell of a function of that name) may be run again, and
-        the last counts."""
+        the last counts. A fact that is none of this kind is a TypeError."""
+        try:
+            known = self.facts(**facts)
+        except TypeError as error:
+            raise TypeError(f"{self.kind} {name!r}: {error}") from None
 
         def file(build: Callable) -> Callable:
             if name in self._entries and not _again(build, before := self._entries[name].build):
@@ -94,7 +166,7 @@ class Registry:
                 )
             plugin, content = _plugins[-1] if _plugins else ("", None)
             made = source(build, content)
-            self._entries[name] = Entry(name, build, version, facts, made, plugin)
+            self._entries[name] = Entry(name, build, version, known, made, plugin)
             return build
 
         return file
@@ -112,22 +184,17 @@ class Registry:
         return list(self._entries)
 
 
-# Fact of a loss: holds_prior, whether the log of the class counts is in it, as in balanced softmax.
-LABEL_LOSSES = Registry("label loss")
-TERMS = Registry("KD method")
-TARGETS = Registry("target source")
-MODELS = Registry("model")
-# Facts of a notebook. study: whose claims its runs judge, "" for none. params: their model.
-# reads: patterns of the files that an analysis hangs on beside its rows, from its params.
-# section: the module of kdlib.report that writes its part of the report. concludes: it runs once
-# more when all its runs are there. drawing: how long it draws, in starts of a job.
-STUDIES = Registry("notebook")
-# (recipe, parameters, lr tensor, cuda_graphs) -> an optimizer; fact needs_lr: it has no default.
-OPTIMIZERS = Registry("optimizer")
-# (recipe, epoch, fractions included) -> the rate; fact milestones: it reads them.
-SCHEDULES = Registry("schedule")
+LABEL_LOSSES = Registry("label loss", LossFacts)
+TERMS = Registry("KD method", TermFacts)
+TARGETS = Registry("target source", NoFacts)
+MODELS = Registry("model", ModelFacts)
+STUDIES = Registry("notebook", NotebookFacts)
+# (recipe, parameters, lr tensor, cuda_graphs) -> an optimizer.
+OPTIMIZERS = Registry("optimizer", OptimizerFacts)
+# (recipe, epoch, fractions included) -> the rate.
+SCHEDULES = Registry("schedule", ScheduleFacts)
 # ((B, C, H, W) images in [0, 1], a generator on the CPU) -> images of that shape.
-AUGMENTATIONS = Registry("augmentation")
+AUGMENTATIONS = Registry("augmentation", NoFacts)
 ALL = (LABEL_LOSSES, TERMS, TARGETS, MODELS, STUDIES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
 LISTED = {
     "KD methods": TERMS, "target sources": TARGETS, "label losses": LABEL_LOSSES, "models": MODELS,
@@ -146,7 +213,7 @@ def listing() -> Iterator[str]:
             continue
         for name in registry.names():
             entry = registry[name]
-            given = {key: entry.facts[key] for key in WEIGHTS if key in entry.facts}
+            given = {key: getattr(entry.facts, key) for key in WEIGHTS if registry is TERMS}
             taken = inspect.signature(entry.build).parameters.values()
             given |= {one.name: one.default for one in taken if one.default is not one.empty}
             options = ", ".join(f"{key}: {value}" for key, value in given.items())

@@ -988,7 +988,7 @@ def test_footprint(shown):
 
 def test_the_notebook_is_a_study_without_runs():
     study = STUDIES["07_published_claims"]
-    assert study.build(study.facts["params"]()) == []
+    assert study.build(study.facts.params()) == []
     names = plan.parameter_names(ROOT / "notebooks" / "07_published_claims.ipynb")
-    assert set(names) - {"extra", "out_dir"} <= set(study.facts["params"].model_fields)
+    assert set(names) - {"extra", "out_dir"} <= set(study.facts.params.model_fields)
     assert Comparison.model_fields.keys() >= {"level", "versus", "margin"}

@@ -16,7 +16,7 @@ def digits():
 def rebuilt(job):
     """The runs a notebook makes of a job's parameters."""
     values = {key: value for key, value in job.params.items() if key not in ("extra", "out_dir")}
-    params = STUDIES[job.notebook].facts["params"].of(**values, **job.params["extra"])
+    params = STUDIES[job.notebook].facts.params.of(**values, **job.params["extra"])
     return studies.runs(job.notebook, params)
 
 
@@ -58,7 +58,7 @@ def test_the_claims_wait_for_everything(digits):
 )
 def test_a_jobs_parameters_make_exactly_its_runs(profile, changes):
     for job in plan(profile, "out", **changes).jobs:
-        if job.runs or not STUDIES[job.notebook].facts.get("concludes"):
+        if job.runs or not STUDIES[job.notebook].facts.concludes:
             assert tuple(run.id for run in rebuilt(job)) == job.runs
         assert bool(job.params["extra"]["only"]) == bool(job.runs)
         assert set(job.params) == set(parameter_names_of(job))

@@ -9,7 +9,19 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
-from kdlib import Lab, Params, costs, given, grid, load_student, registry, report, train, tune
+from kdlib import (
+    Lab,
+    Params,
+    costs,
+    given,
+    grid,
+    load_student,
+    objectives,
+    registry,
+    report,
+    train,
+    tune,
+)
 from kdlib.config.plugins import load_plugin
 
 PLUGIN = """
@@ -185,9 +197,14 @@ def test_another_part_of_a_taken_name_is_refused_and_a_cell_may_run_again(plugin
     assert versions[0] == versions[1] != versions[2]
     assert all(version.startswith("1 of ") for version in versions)
     with pytest.raises(ValueError, match="KD method 'gap' is registered twice"):
-        registry.TERMS.register("gap")(lambda context: None)
+        objectives.term("gap", weight=1.0)(lambda context: None)
     with pytest.raises(ValueError, match="KD method 'kd' is registered twice"):
-        registry.TERMS.register("kd")(registry.TERMS["kd"].build)
+        objectives.term("kd", weight=1.0)(registry.TERMS["kd"].build)
+
+
+def test_a_fact_that_is_none_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"optimizer 'adamw': .*unexpected.* 'need_lr'"):
+        registry.OPTIMIZERS.register("adamw", need_lr=True)
 
 
 def test_all_of_a_cell_is_in_the_version_of_a_part(plugin):

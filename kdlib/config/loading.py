@@ -74,7 +74,7 @@ def load_settings(path: str | Path) -> dict[str, StudyParams]:
     """
     path = Path(path)
     common, settings = _layers(path)
-    model = STUDIES[path.stem].facts["params"] if path.stem in STUDIES else Params
+    model = STUDIES[path.stem].facts.params if path.stem in STUDIES else Params
     where = {name: f"{path}, setting {name}" if name else str(path) for name in settings or [""]}
     return {
         name: validate(model, merge(common, settings.get(name, {})) | {"setting": name}, place)

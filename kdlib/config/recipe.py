@@ -59,11 +59,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        reads = _known(SCHEDULES, self.schedule).facts.get("milestones", False)
+        reads = _known(SCHEDULES, self.schedule).facts.milestones
         if reads != bool(self.milestones):
             needed = "needs" if reads else "takes no"
             raise ValueError(f"schedule {self.schedule!r} {needed} milestones")
-        if _known(OPTIMIZERS, self.optimizer).facts.get("needs_lr") and self.lr is None:
+        if _known(OPTIMIZERS, self.optimizer).facts.needs_lr and self.lr is None:
             raise ValueError(f"lr must be given for {self.optimizer}, the default rule is SGD's")
         return self
 

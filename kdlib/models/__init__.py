@@ -101,10 +101,10 @@ def _check(name: str, counts: Mapping[str, int], side_heads: bool) -> None:
             raise TypeError(f"{argument} must be an integer, got {value!r}")
         if value < 1:
             raise ValueError(f"{argument} must be at least 1, got {value}")
-    if side_heads and "side_heads_min_size" not in facts:
-        known = [other for other in names() if "side_heads_min_size" in MODELS[other].facts]
+    if side_heads and facts.side_heads_min_size is None:
+        known = [one for one in names() if MODELS[one].facts.side_heads_min_size is not None]
         raise ValueError(f"side_heads: {name!r} has none, these have: {', '.join(known)}")
-    min_size = facts.get("side_heads_min_size" if side_heads else "min_size", 1)
+    min_size = facts.side_heads_min_size if side_heads else facts.min_size
     if counts["image_size"] < min_size:
         with_heads = " with side heads" if side_heads else ""
         raise ValueError(

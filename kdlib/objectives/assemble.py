@@ -19,6 +19,7 @@ from kdlib.registry import (
     TARGETS,
     TERMS,
     Entry,
+    TermFacts,
 )
 from kdlib.types import Clock, Forward
 
@@ -72,7 +73,7 @@ def build(run: Run, context: Context) -> nn.ModuleDict:
         entry = TERMS[name]
         _check_teachers(run, entry, context)
         with naming(f"{TERMS.kind} {name!r}", run, context):
-            weight *= entry.facts["scale"](context)
+            weight *= entry.facts.scale(context)
             terms[name] = Term(entry.build(context, **options), weight)
     return terms
 
@@ -106,7 +107,7 @@ def explained(error: Exception, run: Run, context: Context) -> str:
 
 
 def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
-    wanted = entry.facts["teachers"]
+    wanted = entry.facts.teachers
     if wanted == 0:
         return
     if wanted != len(run.teachers) if wanted else not run.teachers:
@@ -114,7 +115,7 @@ def _check_teachers(run: Run, entry: Entry, context: Context) -> None:
         raise ValueError(f"{entry.name} takes {needs}, got {len(run.teachers)}")
     classes = context.student.logits.shape[1]
     for teacher, known in zip(run.teachers, context.class_sets, strict=True):
-        if known != tuple(range(classes)) and not entry.facts["partial"]:
+        if known != tuple(range(classes)) and not entry.facts.partial:
             raise ValueError(
                 f"{entry.name} takes teachers of the student's {classes} classes, in their order; "
                 f"{teacher.id} knows {len(known)} of them: {list(known)}"
@@ -130,13 +131,13 @@ def build_targets(run: Run, context: Context) -> nn.Module | None:
         return TARGETS[name].build(context, **options)
 
 
-def _facts(run: Run) -> list[dict[str, Any]]:
+def _facts(run: Run) -> list[TermFacts]:
     return [TERMS[name].facts for name in run.objective if name != LABEL]
 
 
 def needs_side_heads(run: Run) -> bool:
     """Whether some term reads the student's side heads."""
-    return any(facts["side_heads"] for facts in _facts(run))
+    return any(facts.side_heads for facts in _facts(run))
 
 
 def taught_heads(run: Run, heads: Sequence[str]) -> list[str]:
@@ -145,21 +146,20 @@ def taught_heads(run: Run, heads: Sequence[str]) -> list[str]:
         head
         for name, options in run.objective.items()
         if name != LABEL
-        for head in TERMS[name].facts["taught_heads"](heads, options)
+        for head in TERMS[name].facts.taught_heads(heads, options)
     }
     return [head for head in heads if head in taught]
 
 
 def reads_teachers(run: Run) -> bool:
     """Whether some term reads the teachers: they may be there to be compared with only."""
-    return bool(run.teachers) and any(facts["teachers"] != 0 for facts in _facts(run))
+    return bool(run.teachers) and any(facts.teachers != 0 for facts in _facts(run))
 
 
 def needs_live(run: Run) -> bool:
     """Whether some term reads more of the teachers than may be cached."""
     return any(
-        facts["teachers"] != 0 and not (facts["logits_only"] or facts["keeps_maps"])
-        for facts in _facts(run)
+        facts.teachers != 0 and not (facts.logits_only or facts.keeps_maps) for facts in _facts(run)
     )
 
 

@@ -82,8 +82,8 @@ def term(
     names and the term's options, that it teaches to classify. partial: its teachers may know some
     of the student's classes only.
     """
-    facts = {"weight": weight, "label_weight": label_weight, "teachers": teachers}
-    facts |= {"logits_only": logits_only, "keeps_maps": keeps_maps}
-    facts |= {"side_heads": side_heads, "partial": partial}
-    facts["taught_heads"] = taught_heads
-    return TERMS.register(name, version, **facts, scale=scale, check=check)
+    return TERMS.register(
+        name, version, weight=weight, label_weight=label_weight, teachers=teachers,
+        logits_only=logits_only, keeps_maps=keeps_maps, side_heads=side_heads,
+        taught_heads=taught_heads, partial=partial, scale=scale, check=check,
+    )  # fmt: skip

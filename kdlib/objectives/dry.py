@@ -66,7 +66,7 @@ def check(run: Run, record: ImageSet, labels: Tensor, counts: Tensor) -> None:
     LookupError naming the term, model or size."""
     for name, options in run.objective.items():
         if name != LABEL:
-            TERMS[name].facts["check"](options, counts, run.mixup_alpha > 0)
+            TERMS[name].facts.check(options, counts, run.mixup_alpha > 0)
     if run.recipe and run.recipe.batch_size > len(labels):
         factor = run.imbalance_factor
         tail = f" and a long tail of factor {factor:g}" * bool(factor)

@@ -55,7 +55,7 @@ class Overview:
         """Of each study: what was run, what was not, and what it took and would take."""
         seconds = prices.stored()
         stems = {
-            study: tuple(name for name in STUDIES.names() if STUDIES[name].facts["study"] == study)
+            study: tuple(name for name in STUDIES.names() if STUDIES[name].facts.study == study)
             for study in self.claims.studies
         }
         return {

@@ -114,7 +114,7 @@ def _knobs(overview: Overview, study: str) -> list[str]:
     judges = {name for claim in overview.claims.of(study) for name in claim.judged_by.profiles}
     for one in overview.plans:
         parts = [part for part in one.parts if part.stem == STUDY and part.params.controls]
-        if one.profile not in judges or STUDIES[STUDY].facts["study"] != study or not parts:
+        if one.profile not in judges or STUDIES[STUDY].facts.study != study or not parts:
             continue
         tables = pd.concat([control_grids(rows, part.params) for part in parts])
         if tables.empty:
@@ -130,7 +130,7 @@ def _lengths(overview: Overview, study: str) -> list[str]:
     """What a longer training would change, where a study's pilot was run."""
     rows, told = [entry.row for entry in overview.found], []
     for part in itertools.chain.from_iterable(one.parts for one in overview.plans):
-        if part.stem != training_length.STEM or STUDIES[part.stem].facts["study"] != study:
+        if part.stem != training_length.STEM or STUDIES[part.stem].facts.study != study:
             continue
         if present(rows, part.runs):
             found = training_length.tables(rows, part.params)

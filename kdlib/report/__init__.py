@@ -37,7 +37,7 @@ __all__ = [
 def of(stem: str) -> ModuleType | None:
     """The module that writes a notebook's section, by the notebook's stem; None where it has
     none."""
-    section = STUDIES[stem].facts.get("section")
+    section = STUDIES[stem].facts.section
     return import_module(f"kdlib.report.{section}") if section else None
 
 

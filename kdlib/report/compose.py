@@ -178,7 +178,7 @@ def _page(out_dir: Path, sections: Mapping[str, tuple[str, str]]) -> str:
 def _of_all(key: str) -> bool:
     """Whether a section tells of all studies, as that of the claims does: it comes first."""
     stem = key.partition("/")[0]
-    return stem in STUDIES and not STUDIES[stem].facts["study"]
+    return stem in STUDIES and not STUDIES[stem].facts.study
 
 
 def _summaries(out_dir: Path) -> str:

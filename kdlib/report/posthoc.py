@@ -45,7 +45,7 @@ def _menon_applies(row: Row) -> bool:
     loss = row["run"]["objective"]["label"]["loss"]
     if row["labels"]["kd_method"] != NO_KD or loss not in LABEL_LOSSES:  # of a plugin not at hand
         return False
-    return not LABEL_LOSSES[loss].facts.get("holds_prior")
+    return not LABEL_LOSSES[loss].facts.holds_prior
 
 
 def posthoc(runs: pd.DataFrame) -> pd.DataFrame:

@@ -265,8 +265,8 @@ def _student_run(
 
 def _weights(model: str) -> str:
     """The name of the ImageNet weights that a model can start from."""
-    found = {name: MODELS[name].facts.get("pretrained") for name in MODELS.names()}
-    if not MODELS[model].facts.get("pretrained"):
+    found = {name: MODELS[name].facts.pretrained for name in MODELS.names()}
+    if not MODELS[model].facts.pretrained:
         known = ", ".join(name for name in found if found[name])
         raise ValueError(f"pretrained: {model!r} has no ImageNet weights, these have: {known}")
     return found[model]

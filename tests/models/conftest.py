@@ -16,9 +16,9 @@ def settle(name: str) -> tuple[nn.Module, torch.Tensor]:
     weights and statistics of their own (fresh ones would make folding trivial). In float64, so
     that two ways of computing the same agree to 1e-9 however deep the network is."""
     needs_32 = {"torchvision_resnet18", "mobilenet_v3_small", "efficientnet_b0"}
-    size = 32 if name in needs_32 else max(8, MODELS[name].facts.get("min_size", 1))
+    size = 32 if name in needs_32 else max(8, MODELS[name].facts.min_size)
     torch.manual_seed(0)
-    heads = "side_heads_min_size" in MODELS[name].facts
+    heads = MODELS[name].facts.side_heads_min_size is not None
     network = models.build(name, 7, 3, size, side_heads=heads)
     network.preprocess = models.Preprocess([0.5, 0.4, 0.3], [0.2, 0.25, 0.3], size)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -7,7 +7,7 @@ from torch import nn
 from kdlib import models
 from kdlib.registry import MODELS
 
-WITH_HEADS = [name for name in models.names() if "side_heads_min_size" in MODELS[name].facts]
+WITH_HEADS = [name for name in models.names() if MODELS[name].facts.side_heads_min_size]
 DEEP = {"resnet14", "resnet32", "resnet44", "resnet56", "resnet110"}  # only longer resnet20s
 BIG = {"resnet50", "resnext50", "resnet110", "resnet32x4"}
 SMALL = [name for name in models.names() if name not in BIG]
@@ -40,7 +40,7 @@ def assert_same(view, reference, tolerance=1e-9):
 @every_model
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (64, 3)])
 def test_takes_the_study_sizes_or_says_no(name, size, channels):
-    smallest = MODELS[name].facts.get("min_size", 1)
+    smallest = MODELS[name].facts.min_size
     with torch.device("meta"):
         if size < smallest:
             with pytest.raises(ValueError, match=f"{name!r} cannot take {size} px.* {smallest}"):
@@ -60,7 +60,7 @@ def test_takes_the_study_sizes_or_says_no(name, size, channels):
 def test_the_smallest_size_is_the_smallest(name):
     """At min_size it runs; one pixel less is refused by name, and truly cannot run."""
     entry = MODELS[name]
-    smallest = entry.facts.get("min_size", 1)
+    smallest = entry.facts.min_size
     with torch.device("meta"):
         network = models.build(name, 2, 1, smallest).eval()
         assert network(torch.empty(1, 1, smallest, smallest)).logits.shape == (1, 2)
@@ -72,7 +72,7 @@ def test_the_smallest_size_is_the_smallest(name):
 
 @pytest.mark.parametrize("name", [name for name in WITH_HEADS if name not in DEEP])
 def test_the_smallest_size_with_side_heads(name):
-    smallest = MODELS[name].facts["side_heads_min_size"]
+    smallest = MODELS[name].facts.side_heads_min_size
     with torch.device("meta"):
         network = models.build(name, 200, 3, smallest, side_heads=True).eval()
         view = network(torch.empty(1, 3, smallest, smallest))

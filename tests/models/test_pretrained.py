@@ -17,7 +17,7 @@ from kdlib.store import Store
 from kdlib.studies import overlapping as study
 from kdlib.train import build_network
 
-FROM_IMAGENET = [name for name in MODELS.names() if MODELS[name].facts.get("pretrained")]
+FROM_IMAGENET = [name for name in MODELS.names() if MODELS[name].facts.pretrained]
 BUILDERS = {
     "torchvision_resnet18": torchvision_models.resnet18,
     "mobilenet_v3_small": torchvision_models.mobilenet_v3_small,
@@ -73,7 +73,7 @@ def test_the_backbone_computes_what_torchvisions_does(name, downloads):
     downloads[BUILDERS[name].__name__] = source.state_dict()
     network = models.build(name, 7, 3, 64)
     head = {key: value.clone() for key, value in network.head.state_dict().items()}
-    models.start_from_pretrained(network, MODELS[name].facts["pretrained"])
+    models.start_from_pretrained(network, MODELS[name].facts.pretrained)
     assert network.preprocess.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert network.preprocess.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
     images = torch.rand(2, 3, 64, 64)
@@ -92,7 +92,7 @@ def test_the_backbone_computes_what_torchvisions_does(name, downloads):
 
 def test_weights_that_do_not_fit_are_refused(downloads):
     downloads["resnet18"] = in_use("efficientnet_b0").state_dict()
-    weights = MODELS["torchvision_resnet18"].facts["pretrained"]
+    weights = MODELS["torchvision_resnet18"].facts.pretrained
     with pytest.raises(ValueError, match=r"ResNet18_Weights.* are weights of another network"):
         models.start_from_pretrained(models.build("torchvision_resnet18", 7, 3, 64), weights)
     with pytest.raises(ValueError, match="take images of 3 channels, these have 1"):
@@ -107,11 +107,11 @@ def test_without_a_network_the_error_names_the_file_and_the_way_out(monkeypatch,
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     network = models.build("torchvision_resnet18", 7, 3, 64)
     with pytest.raises(OSError, match=r"no route to host.*put https://.*/resnet18-f37072fd.pth "):
-        models.start_from_pretrained(network, MODELS["torchvision_resnet18"].facts["pretrained"])
+        models.start_from_pretrained(network, MODELS["torchvision_resnet18"].facts.pretrained)
 
 
 def test_the_warning_names_the_classes_that_the_weights_know():
-    weights = MODELS["efficientnet_b0"].facts["pretrained"]
+    weights = MODELS["efficientnet_b0"].facts.pretrained
     assert "among them: bear, golden_retriever. What" in models.leak(
         weights, ["bear", "oak_tree", "golden_retriever"]
     )

@@ -145,7 +145,7 @@ def parameters(rows: Sequence[Row]) -> pd.DataFrame:
     lines = []
     for name, shape in {row["network"]["name"]: row["network"] for row in rows}.items():
         plain = {key: value for key, value in shape.items() if key != "side_heads"}
-        can = "side_heads_min_size" in MODELS[name].facts
+        can = MODELS[name].facts.side_heads_min_size is not None
         lines.append({
             "model": name,
             "classes": shape["num_classes"],
