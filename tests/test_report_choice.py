@@ -193,6 +193,9 @@ def test_one_seed_with_a_small_validation_is_enough_to_object():
     assert choice.objections(study.students) == ["none of class 1"]
 
 
-def test_a_grid_without_a_whole_cell_with_kd_has_no_best():
-    study = study_of([0], kd_methods=["none"])
-    assert text.best(study) == "No cell is called best: none with KD has all its seeds."
+@pytest.mark.parametrize("methods", [["none"], ["none", "kd"]])
+def test_a_grid_of_less_than_two_cells_with_kd_has_no_best(methods):
+    study = study_of([0], kd_methods=methods, teacher_losses=["ce"], student_losses=["ce"],
+                     mixup=[False])  # fmt: skip
+    assert text.best(study) == "No cell is called best: no two with KD have all their seeds."
+    assert "by test Harmonic" not in text.terminal(study)

@@ -32,10 +32,10 @@ def best(cells: pd.DataFrame, rows: Mapping[str, Row]) -> pd.DataFrame:
 
     cells: of `kdlib.report.cells`; rows: by id, with class-balanced `val` metrics, whose means over
     seeds are scored. rank: that of its Harmonic on test among the `cells_ranked` cells that have
-    one. Empty where none has.
+    one. Empty where there are no two to choose from.
     """
     scored = _scored(cells)
-    if scored.empty:
+    if len(scored) < 2:
         return pd.DataFrame()
     for name in ("acc", "ece"):
         means = [np.mean([rows[run]["metrics"]["val"][name] for run in ids])

@@ -97,7 +97,7 @@ def _cells(study: Study, drawn: Figures, note: str) -> list[str]:
     return [
         html.heading("Cells"),
         html.table(_best(study), f"{BEST}; {note}") if len(study.best) else "",
-        html.table(_narrow(study.top), top) if len(study.top) else "",
+        html.table(_narrow(study.top), top) if len(study.top) > 1 else "",
         *drawn["cells"],
         html.folded(STABILITY, html.table(study.stability)),
     ]

@@ -177,7 +177,7 @@ def best(study: Study) -> str:
             "with every class among them."
         )
     if study.best.empty:
-        return "No cell is called best: none with KD has all its seeds."
+        return "No cell is called best: no two with KD have all their seeds."
     line, shown = study.best.iloc[0], readable(study.best).iloc[0]
     text = (
         f"Best by validation: {line['cell']} (Harmonic {shown['validation Harmonic']} there); on "
@@ -299,10 +299,10 @@ def terminal(study: Study) -> str:
         )
     ]
     lines += _aligned("effect", names, effects, ["acc_effect", "ece_effect"])
-    head = (
-        f"top {len(study.top)} of {study.cells['harmonic'].count()} by test Harmonic, descriptive"
-    )
-    lines += _aligned(head, study.top["cell"], study.top, ["acc", "ece", "harmonic"])
+    ranked = study.cells["harmonic"].count()
+    if ranked > 1:
+        head = f"top {len(study.top)} of {ranked} by test Harmonic, descriptive"
+        lines += _aligned(head, study.top["cell"], study.top, ["acc", "ece", "harmonic"])
     counts = Counter(flag for row in study.students for flag in row["flags"])
     flags = (f"{flag}: {count} runs" for flag, count in sorted(counts.items()))
     lines += [f"flagged: {', '.join(flags)}"] if counts else ["flagged: nothing"]
