@@ -29,7 +29,7 @@ def teachers(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     own = [one for one in found if one.facts["notebook"] == notebook and "epochs" in one.facts]
     if any(one.facts["data"] != DIGITS for one in own):
         own = [one for one in own if one.facts["data"] != DIGITS]
-    by_id = {(one.facts["profile"], one.row["id"]): one for one in found}
+    by_id = {(one.facts["profile"], one.row.get("id")): one for one in found}
     plain = {}  # students of labels alone, by seed, scale and what they learn from
     for one in own:
         if choice.versus.items() <= one.facts.items():
@@ -37,7 +37,7 @@ def teachers(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     groups: dict[tuple, dict[int, dict[str, float]]] = defaultdict(dict)
     told = {}
     for student in own:
-        for name in student.row["run"]["teachers"]:
+        for name in student.row["run"].get("teachers", ()):
             teacher = by_id.get((student.facts["profile"], name))
             if teacher is None:
                 continue
@@ -50,7 +50,11 @@ def teachers(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     for wanted in (lambda line: line["seeds"] > 1, lambda line: line["lead"]):
         lines = list(filter(wanted, lines)) or lines
     table = pd.DataFrame(lines)
-    return table.loc[:, (table != "").any()]  # a study of partial teachers has no lead
+    if (
+        len(table) and (table["lead"] == "").all()
+    ):  # of partial teachers: then it does not matter whom they teach
+        return table.loc[:, (table != "").any()].drop(columns="students").drop_duplicates()
+    return table
 
 
 def _alike(student: Entry, loss: str | None) -> tuple[Any, ...]:
