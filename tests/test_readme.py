@@ -63,9 +63,12 @@ def test_a_folder_a_class_makes_a_long_tailed_grid(tmp_path):
             folder.mkdir(parents=True)
             for number, image in enumerate(images):
                 Image.fromarray(image).save(folder / f"{number}.png")
-    (command,) = re.findall(r"--set data=photos .*", (ROOT / "README.md").read_text())
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"--set data=photos .*?```", readme, re.DOTALL)
     changes = dict(pair.split("=") for pair in re.findall(r"--set (\S+)", command))
-    changes |= {"epochs": 1, "batch_size": 8, "kd_methods": "none", "student_losses": "bs"}
+    assert (changes["kd_methods"], changes["seeds"], changes["student_losses"]) == ("kd", "0", "bs")
+    (few,) = re.findall(r"`--set (options.crd.negatives)=64`", readme)
+    changes |= {few: 64, "epochs": 1, "batch_size": 8, "kd_methods": "none"}
     changes |= {"student_model": "resnet8", "mixup": False, "data_dir": str(tmp_path), "seeds": 0}
     (part,) = plan(
         "cifar_small", tmp_path / "out", ["02/verdicts"], plain_losses=None, **changes

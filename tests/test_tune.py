@@ -111,13 +111,13 @@ def test_the_lines_that_can_be_pasted_are_yaml_of_known_keys(monkeypatch, tmp_pa
 
 
 def test_a_profile_has_a_case_for_each_pair_of_networks(monkeypatch):
-    found = tune.cases("digits", steps=1)
+    found = tune.cases("digits", 1)
     assert all(", batch 16," in one.title for one in tune.cases("digits", 1, batch_size=16))
     titles = [one.title for one in found]
     assert len(set(titles)) == len(titles)
     assert any("->" in title for title in titles)
     with pytest.raises(LookupError, match="unknown profile 'digit'"):
-        tune.cases("digit", steps=1)
+        tune.cases("digit", 1)
 
 
 def test_a_key_of_tune_itself_is_no_key_of_params(capsys):

@@ -72,7 +72,7 @@ def test_rows_of_different_origin_are_named(results):
     change(path, lambda row: row["data"]["fingerprint"].update(test="0" * 64))
     told = "\n".join(verify(folder).mixed)
     assert "mixed rows: 2 commits: " in told
-    assert "ffffffffff (1 rows)" in told
+    assert "ffffffffff (1 row)" in told
     assert "mixed rows: 2 versions of training core: " in told
     assert "mixed rows: 2 contents of test (data digits): " in told
     assert "1 row was made by code that is in no commit" in told
