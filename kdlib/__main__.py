@@ -233,7 +233,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         shared = {run.id: (lab, run) for lab, runs in labs for run in runs}.values()
         measured = sum(lab.evaluate(run) is not None for lab, run in shared)
         rows = [row for lab, run in shared if (row := lab.stored(run)) is not None]
-        print(f"{measured} of {len(shared)} runs measured again, the others have no checkpoint")
+        print(f"{measured} of {len(shared)} runs measured again, the others lack what that takes")
         for stem, params in _concluded(whole):
             print(report.of(stem).write(rows, params, whole.out_dir))
     return 0

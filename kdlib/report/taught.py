@@ -1,5 +1,5 @@
 """How good the teachers of a study's students are, and how far ahead of what labels alone make of
-the student: there is little to gain from a teacher that knows hardly more."""
+the student."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.names import called
+from kdlib.plots.multi_teacher import short
 from kdlib.quantities import QUANTITIES
 from kdlib.report.pairs import DIGITS, SCALE, Entry, metric_of, scale, scale_key
 from kdlib.report.practice import CHOICES
@@ -50,9 +51,7 @@ def teachers(study: str, found: Sequence[Entry]) -> pd.DataFrame:
     for wanted in (lambda line: line["seeds"] > 1, lambda line: line["lead"]):
         lines = list(filter(wanted, lines)) or lines
     table = pd.DataFrame(lines)
-    if (
-        len(table) and (table["lead"] == "").all()
-    ):  # of partial teachers: then it does not matter whom they teach
+    if len(table) and (table["lead"] == "").all():  # of some classes each, whomever they teach
         return table.loc[:, (table != "").any()].drop(columns="students").drop_duplicates()
     return table
 
@@ -67,7 +66,7 @@ def _kind(teacher: Entry) -> str:
     facts = teacher.facts
     if "teacher_loss" in facts:
         return called(facts["teacher_loss"]) + ", mixup" * facts["mixup"]
-    return facts["teacher"].removeprefix("teacher_")
+    return short(facts["teacher"])
 
 
 def _measured(teacher: Entry, plain: Entry | None) -> dict[str, float]:
